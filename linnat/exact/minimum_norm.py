@@ -1,0 +1,343 @@
+"""Which solution of F v = −∇ℓ is the shortest? Statement N3.
+
+v_i = B_iᵀ M A_iᵀ with Σ_j B_j B_jᵀ M A_j A_jᵀ = T, where T is the part of the error that the network can
+express; S and Σ enter through T only, and not at all where T = E. Two layers: a Sylvester equation. More: any
+solution from layer-by-layer solves (X9), less its projection on the null space of J (`linnat.exact.kernel`).
+Whatever the projection's error, it changes nothing that the network computes; and its condition is that of
+angles between layers, not of J.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from linnat._checks import Array, ConvergenceError, InputError, as_choice, as_count, as_scalar
+from linnat.exact.balanced import balanced_solution
+from linnat.exact.cells import Found, solve_on_cells
+from linnat.exact.chains import Chains, Problem, groups, make_problem
+from linnat.exact.jacobian import jacobian_rank
+from linnat.exact.kernel import (
+    Kernel,
+    coordinates,
+    dense_kernel,
+    directions,
+    exchange,
+    make_kernel,
+    overlaps,
+)
+from linnat.exact.network import Direction, LinearNetwork
+from linnat.exact.staircase import (
+    bare_error,
+    change_of_total,
+    expressible_error,
+    project_on_range,
+    range_basis,
+    staircase,
+)
+from linnat.exact.task import Task
+from linnat.linalg import kernels as k
+from linnat.linalg.kernels import frobenius, transpose
+from linnat.linalg.krylov import lsqr
+from linnat.linalg.memory import refuse_beyond_memory
+from linnat.linalg.solve import symmetric_sylvester
+
+METHODS = ("auto", "kernel-qr", "kernel-lsqr", "range-lsqr")
+QR_FLOPS = 3e7  # times L², like the number of iterations: below, a factorisation is faster
+TOLERANCE = 256.0  # times eps
+RESTARTS = 4
+
+
+class Solution(NamedTuple):
+    """A minimum-norm natural gradient and how it was found.
+
+    Attributes
+    ----------
+    direction : tuple of arrays (…, n_i, n_{i-1})
+        An ascent direction like `net.layers`.
+    method : array of str (…)
+        "direct" (one layer), "sylvester" (two), "balanced" (diagonal), "kernel-qr", "kernel-lsqr" or
+        "range-lsqr" (LSQR on J).
+    iterations : integer array (…)
+        Of LSQR; 0 for direct methods.
+    residual : array (…)
+        ‖Σ B̃_i v_i Ã_i − T̃‖ / ‖Ẽ‖: of the equation that every gauge solves.
+    tilt : array (…)
+        The largest ‖v_i M_iᵀ − W_{i+1}ᵀ v_{i+1}‖ / (‖v_i‖‖M_i‖ + ‖W_{i+1}‖‖v_{i+1}‖): of the equation that singles
+        out the shortest solution, the derivative of the conserved balance (C4).
+    rank : integer array (…)
+        Of J, which is that of F (statement F1).
+    """
+
+    direction: Direction
+    method: Array
+    iterations: Array
+    residual: Array
+    tilt: Array
+    rank: Array
+
+
+class Options(NamedTuple):
+    """What `solve_minimum_norm` lets the user choose."""
+
+    method: str = "auto"
+    limit: int = 20_000
+    refinements: int = 0
+
+
+Solver = Callable[[Problem, Chains], tuple[Found, Array]]
+
+
+def solve_minimum_norm(
+    net: LinearNetwork,
+    task: Task,
+    *,
+    method: str = "auto",
+    tol: float | None = None,
+    max_iterations: int = 20_000,
+    refinements: int = 0,
+    rtol: float | None = None,
+) -> Solution:
+    """Return the minimum-norm natural gradient with the method, the residuals and the rank (statement N3).
+
+    Parameters
+    ----------
+    net : LinearNetwork
+    task : Task
+        Leading axes of both broadcast.
+    method : "auto", "kernel-qr", "kernel-lsqr" or "range-lsqr"
+        For three layers or more: the null space of J is projected out by one QR of it, or by LSQR, matrix-free; or LSQR
+        on J itself. By default "kernel-qr" while it takes fewer than 3e7 L² flops, "kernel-lsqr" beyond, and
+        "kernel-qr" again where that does not converge and the matrix fits into memory; no iteration for one layer, two,
+        or balanced ones.
+    tol : float, optional
+        LSQR stops when the part of v along any unit null direction is at most tol ‖v‖; 256 eps by default.
+    max_iterations : int
+    refinements : int
+        Steps of iterative refinement of the residual, for three layers or more. It brings `residual` to its floor
+        eps ‖J‖‖v‖ / ‖Ẽ‖, where it is 10 to 100 times above; the direction itself is then only right to eps κ(J),
+        usually less than before: a small residual and a right direction are two things where κ(J) is large.
+    rtol : float, optional
+        See `natural_gradient`.
+
+    Returns
+    -------
+    Solution
+
+    Raises
+    ------
+    ConvergenceError
+        If LSQR has not reached `tol`; `.estimate` is the direction, a solution of F u = ∇ℓ but not the shortest.
+    InputError
+        For bad arguments, and where "kernel-qr" would exceed the stated share of memory.
+
+    Warns
+    -----
+    RankWarning
+        Where a rank is undetermined at working precision.
+
+    Notes
+    -----
+    "kernel-lsqr": about 8 n³ flops per hidden layer and iteration; errors go with Σκ(W_i). Its iterations grow like
+    L² and slowly with n (Gaussian layers: 24, 69, 194 for L = 3, 6, 12 at n = 6; 700 for L = 6 at n = 64), not with
+    κ(J). "range-lsqr", on J in singular bases with rows of length one, needs fewer in deep networks (43, 41, 48) and
+    more in shallow ones, but loses digits with κ(J). Relative errors with four 6 × 6 layers of condition 1e4, κ(J) =
+    1e10: LSQR, LSMR, CRAIG on J 1e-7 or worse after 1000 to 3000 iterations, the same with rows scaled 1e-7 after 110,
+    CG on J Jᵀ 5e-6, MINRES none; "range-lsqr" 8e-11 after 54, "kernel-lsqr" 1e-12 after 35, "kernel-qr" 1e-12.
+
+    Examples
+    --------
+    >>> found = solve_minimum_norm(LinearNetwork([[[2.0]], [[1.0]]]), Task([[3.0]]))
+    >>> found.direction, str(found.method)
+    ((array([[-0.2]]), array([[-0.4]])), 'sylvester')
+    """
+    as_choice(method, "method", METHODS)
+    options = Options(
+        method, as_count(max_iterations, "max_iterations"), as_count(refinements, "refinements", low=0)
+    )
+    problem, batch = make_problem(net, task)
+    eps = float(np.finfo(net.dtype).eps)
+    accuracy = TOLERANCE * eps if tol is None else as_scalar(tol, "tol", low=0.0)
+
+    def solve(part: Problem, chains: Chains) -> tuple[Found, Array]:
+        found = shortest(part, chains, options, accuracy)
+        return found, _residual(part, chains, found.pieces)
+
+    return collect(problem, batch, rtol, solve)
+
+
+def minimum_norm(problem: Problem, chains: Chains) -> list[Array]:
+    """Return the solution of least Euclidean norm by the automatic choice of `solve_minimum_norm`."""
+    eps = float(np.finfo(problem.factor.dtype).eps)
+    return shortest(problem, chains, Options(), TOLERANCE * eps).pieces
+
+
+def collect(problem: Problem, batch: tuple[int, ...], rtol: float | None, solve: Solver) -> Solution:
+    """Solve group by group and put the records together."""
+    size = problem.maps[0].shape[0] if batch else 1
+    whole: list[Array] = []
+    names, counts, rank = np.empty(size, "<U12"), np.zeros(size, int), np.empty(size, int)
+    residual, tilt = np.empty(size), np.empty(size)
+    for index, part, chains in groups(problem, batch, rtol):
+        found, residual[index] = solve(part, chains)
+        whole = whole or [np.empty((size, *p.shape[-2:]), p.dtype) for p in found.pieces]
+        for target, piece in zip(whole, found.pieces, strict=True):
+            target[index] = piece
+        names[index], counts[index], rank[index] = found.method, found.iterations, jacobian_rank(chains)
+        tilt[index] = _tilt(part, found.pieces)
+    direction = tuple(-w.reshape(*batch, *w.shape[-2:]) for w in whole)
+    return Solution(direction, *(a.reshape(batch) for a in (names, counts, residual, tilt, rank)))
+
+
+def shortest(problem: Problem, chains: Chains, options: Options, tol: float) -> Found:
+    """Return the shortest solution, a descent direction."""
+    if problem.depth == 1:
+        return Found([_widen(expressible_error(problem, chains), range_basis(problem))], "direct")
+    if problem.depth == 2:
+        return Found(_two_layers(problem, chains), "sylvester")
+    method = options.method
+    if method == "range-lsqr":
+        return solve_on_cells(problem, chains, 0.0, tol, options.limit)
+    if method == "auto":
+        diagonal = balanced_solution(problem, chains, expressible_error(problem, chains))
+        if diagonal is not None:
+            return Found(diagonal, "balanced")
+    start = _particular(problem, chains)
+    kernel = make_kernel(problem, chains)
+    if kernel.size == 0:
+        return Found(start, "direct")
+    found = _project(kernel, start, method, tol, options.limit)
+    for _ in range(options.refinements):
+        left = bare_error(problem, chains) - _response(problem, chains, found.pieces)
+        longer = _add(found.pieces, _particular(problem, chains, left))
+        again = _project(kernel, longer, method, tol, options.limit)
+        found = again._replace(iterations=found.iterations + again.iterations)
+    return found
+
+
+def _two_layers(problem: Problem, chains: Chains) -> list[Array]:
+    target, basis = expressible_error(problem, chains), range_basis(problem)
+    inner = problem.maps[0] if basis is None else k.matmul(problem.maps[0], basis)
+    ranks = chains.output_ranks[0], chains.input_ranks[1]
+    first, second = symmetric_sylvester(problem.weights[1], inner, target, *ranks)
+    return [_widen(first, basis), second]
+
+
+def _project(kernel: Kernel, start: list[Array], method: str, tol: float, limit: int) -> Found:
+    """Project on the complement of the null space: by the method asked for, or by the cheaper one that succeeds."""
+    cheap = 2 * kernel.length * kernel.size**2 < QR_FLOPS * len(kernel.frames) ** 2
+    if method == "kernel-qr" or (method == "auto" and cheap):
+        return Found(_project_by_qr(kernel, start), "kernel-qr")
+    try:
+        return _project_by_lsqr(kernel, start, tol, limit)
+    except ConvergenceError as error:
+        if method != "auto":
+            raise
+        try:
+            return Found(_project_by_qr(kernel, start), "kernel-qr")
+        except InputError:  # it does not fit into memory
+            raise error from None
+
+
+def _particular(problem: Problem, chains: Chains, error: Array | None = None) -> list[Array]:
+    """Return a solution whose layers share the error by 1/‖u_i‖², u_i that of N2: near a singular layer N2 is long."""
+    equal = staircase(problem, chains, error=error)
+    norms = np.stack([frobenius(v) for v in equal])
+    # c_i ∝ 1/‖u_i‖² in place of 1/L: the shortest combination Σ c_i = 1 of orthogonal u_i.
+    smallest = norms.min(axis=0)
+    inverse = np.divide(smallest, norms, out=np.ones_like(norms), where=norms > 0) ** 2
+    if chains.left.drops or chains.right.drops:
+        common = inverse if inverse.ndim == 1 else np.exp(np.log(np.maximum(inverse, 1e-300)).mean(axis=1))
+        return equal if smallest.min() == 0 else staircase(problem, chains, error=error, weights=common)
+    share = problem.depth * inverse / inverse.sum(axis=0)
+    return [v * c[..., None, None].astype(v.dtype) for v, c in zip(equal, share, strict=True)]
+
+
+def _project_by_qr(kernel: Kernel, start: list[Array]) -> list[Array]:
+    count = kernel.length * kernel.size * max(1, int(np.prod(kernel.batch)))
+    remedy = "Use method='kernel-lsqr', which needs no dense matrix."
+    refuse_beyond_memory("net", count, start[0].itemsize, remedy, copies=3)
+    basis = np.linalg.qr(dense_kernel(kernel))[0]
+    x = coordinates(kernel, start)
+    inside = x
+    for _ in range(2):
+        inside = inside - (basis @ (transpose(basis) @ inside[..., None]))[..., 0]
+    return _add(start, directions(kernel, inside - x))
+
+
+def _project_by_lsqr(kernel: Kernel, start: list[Array], tol: float, limit: int) -> Found:
+    """Project on the complement of the odd exchanges, which are orthonormal, and by LSQR on that of the even ones."""
+
+    def off_odd(x: Array) -> Array:
+        return x - exchange(kernel, overlaps(kernel, x, kernel.odd), kernel.odd)
+
+    def apply(z: Array) -> Array:
+        return off_odd(exchange(kernel, z, kernel.even))
+
+    def adjoint(x: Array) -> Array:
+        return overlaps(kernel, x, kernel.even)
+
+    x = coordinates(kernel, start)
+    inside = off_odd(x)
+    beyond = np.sqrt(sum(frobenius(v) ** 2 for v in _add(start, directions(kernel, -x))))
+    count, converged = np.zeros(x.shape[:-1], int), np.zeros(x.shape[:-1], bool)
+    for _ in range(RESTARTS):
+        left = limit - int(count.max(initial=0))
+        if converged.all() or left <= 0:
+            break
+        run = lsqr(apply, adjoint, inside, tol=tol / 2, limit=left, outside=beyond)
+        inside = off_odd(inside - apply(run.x))
+        count = count + run.iterations
+        size = np.hypot(np.linalg.norm(inside, axis=-1), beyond)
+        converged = np.linalg.norm(adjoint(inside), axis=-1) <= tol * size
+    pieces = _add(start, directions(kernel, inside - x))
+    if not converged.all():
+        worst = float(np.max(np.linalg.norm(adjoint(inside), axis=-1) / size))
+        raise ConvergenceError(
+            f"minimum norm: LSQR left a part {worst:.2g} of the direction along the null space of J after "
+            f"{int(count.max())} iterations, tol is {tol:.2g}; raise max_iterations or tol",
+            tuple(-p for p in pieces),
+        )
+    return Found(pieces, "kernel-lsqr", count)
+
+
+def _add(first: list[Array], second: list[Array]) -> list[Array]:
+    return [a + b for a, b in zip(first, second, strict=True)]
+
+
+def _residual(problem: Problem, chains: Chains, pieces: list[Array]) -> Array:
+    """Return ‖Σ B̃_i v_i Ã_i − T̃‖ / ‖Ẽ‖."""
+    count = chains.right.ranks[0]
+    error = problem.whiten(problem.error_factor)[..., :count]
+    change = problem.whiten(change_of_total(problem, pieces, problem.factor))[..., :count]
+    left = project_on_range(chains, error - change)
+    return _quotient(frobenius(left), frobenius(error))
+
+
+def _response(problem: Problem, chains: Chains, pieces: list[Array]) -> Array:
+    """Return the change of the total weight like `bare_error`."""
+    if chains.right.links[0] is None:
+        return change_of_total(problem, pieces, None)
+    return change_of_total(problem, pieces, problem.factor[..., : chains.right.ranks[0]])
+
+
+def _tilt(problem: Problem, pieces: list[Array]) -> Array:
+    """Return the largest relative ‖v_i M_iᵀ − W_{i+1}ᵀ v_{i+1}‖: zero for directions in the range of Jᵀ."""
+    worst = np.zeros(problem.maps[0].shape[:-2])
+    for i in range(problem.depth - 1):
+        own, above = pieces[i], pieces[i + 1]
+        matrix, weight = problem.maps[i], problem.weights[i + 1]
+        gap = frobenius(own @ transpose(matrix) - transpose(weight) @ above)
+        size = frobenius(own) * frobenius(matrix) + frobenius(weight) * frobenius(above)
+        worst = np.maximum(worst, _quotient(gap, size))
+    return worst
+
+
+def _quotient(value: Array, size: Array) -> Array:
+    return np.divide(value, size, out=np.zeros_like(value), where=size > 0)
+
+
+def _widen(matrix: Array, basis: Array | None) -> Array:
+    return matrix if basis is None else k.matmul(matrix, transpose(basis))

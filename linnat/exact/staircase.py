@@ -1,0 +1,204 @@
+"""Which solution of F v = −∇ℓ comes from layer-by-layer solves? Statements N1, N2, N5, X9.
+
+The staircase natural gradient from the two sweeps, and its fast path for square invertible layers. Any positive
+shares of the layers in the blocks of the error give another solution; N2 takes equal ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from linnat._checks import Array
+from linnat.exact.chains import Chains, Problem
+from linnat.exact.masks import shares
+from linnat.linalg import kernels as k
+from linnat.linalg.chain import Sweep, extend_inverse, solve_outer
+from linnat.linalg.kernels import transpose
+
+
+def square(problem: Problem, mask: Any = None) -> list[Array] | None:
+    """Return N1 for square invertible layers by one LU each, or None where that is not certain.
+
+    v_i = c_i X_i K_i with X_i = W_{i+1}⁻¹ X_{i+1}, X_L = E and K_i = K_{i-1} W_{i-1}⁻¹, K_1 = I; S and Σ cancel.
+    """
+    size = problem.maps[0].shape[-1]
+    outputs = problem.weights[0].shape[-2]
+    if problem.factor.shape[-1] != size or any(m.shape[-2:] != (size, size) for m in problem.maps[:-1]):
+        return None
+    if problem.weights[-1].shape[-2:] != (outputs, outputs) or not np.abs(problem.factor).max(axis=-2).all():
+        return None
+    limit = 1e-3 / (size * float(np.finfo(problem.weights[0].dtype).eps))
+    factors = [k.factor(w) for w in problem.weights]
+    identity = np.broadcast_to(np.eye(outputs, dtype=problem.weights[0].dtype), problem.weights[0].shape)
+    solved = [problem.error]
+    for i in range(problem.depth - 1, -1, -1):
+        # Layer 1 enters only with its inverse on the right, K_2 = M_1⁻¹.
+        x, condition = k.solve_checked(factors[i], problem.weights[i], solved[-1] if i else identity)
+        if not (condition < limit).all():
+            return None
+        solved.append(x)
+    depth = problem.depth
+    coefficient = shares(mask, depth, (outputs,) * depth, (size,) * depth)[:, 0, -1]
+    inverse, offset = solved.pop(), np.zeros((*identity.shape[:-1], 1), identity.dtype)
+    result = []
+    for i, x in enumerate(reversed(solved)):
+        if i > 1:
+            inverse = k.solve_right(inverse, factors[i - 1])
+        v = x[..., :outputs] if i == 0 else k.matmul(x[..., :outputs], inverse)
+        if problem.biases:
+            # A_i⁻¹ in the affine group: the last column takes off what the constant signal has become.
+            v = np.concatenate([v, x[..., outputs:] - k.matmul(v, offset)], axis=-1)
+            offset = k.matmul(problem.weights[i], offset) + problem.maps[i][..., :outputs, outputs:]
+        result.append(v * v.dtype.type(coefficient[i]))
+    return result
+
+
+def staircase(
+    problem: Problem,
+    chains: Chains,
+    mask: Any = None,
+    error: Array | None = None,
+    weights: Array | None = None,
+) -> list[Array]:
+    """Return N2, v_i = B̃_i⁺ [Σ c_i^{(kl)} ΔP_k Ẽ ΔQ_l] Ã_i⁺, from the two sweeps.
+
+    With `error` in place of `bare_error`; positive `weights` (L,) make shares in their proportion, another solution.
+    """
+    left, right, depth = chains.left, chains.right, problem.depth
+    p, q = chains.output_ranks, chains.input_ranks
+    error = rotated_error(problem, chains, error)
+    share, together = shares(mask, depth, p, q), mask is None and weights is None
+    if weights is not None:
+        share = share * weights[:, None, None]
+        total = share.sum(axis=0)
+        share = share / np.where(total > 0, total, 1)
+    weights = _spread(share, p, q, together=together).astype(error.dtype)
+    uniform = not (left.drops or right.drops)
+    inverses = _inverses(right, q)
+    result: list[Array] = []
+    solved = error
+    for i in range(depth - 1, -1, -1):
+        level = depth - 1 - i
+        if level and (uniform or (together and p[i] == p[i + 1])):
+            solved = solve_outer(left.links[level : level + 1], solved, p[i])
+        else:
+            weighted = error if uniform else error[..., : p[i], :] * weights[i, : p[i]]
+            solved = solve_outer(left.links[: level + 1], weighted, p[i])
+        middle = solved[..., : q[i]]
+        v = _between(left.bases[level], middle, inverses[i], right.bases[i])
+        if level == 0 and left.drops:
+            v = problem.colour(v)
+        result.append(v * weights[i].flat[0] if uniform and weights[i].size else v)
+    return result[::-1]
+
+
+def bare_error(problem: Problem, chains: Chains) -> Array:
+    """Return E F, or E where the right sweep does without F."""
+    right = chains.right
+    return problem.error if right.links[0] is None else problem.error_factor[..., :, : right.ranks[0]]
+
+
+def rotated_error(problem: Problem, chains: Chains, error: Array | None = None) -> Array:
+    """Return Z_Pᵀ Ẽ Z_Q, in which every ΔP_k Ẽ ΔQ_l is a block of consecutive rows and columns.
+
+    Without a drop of rank on the output side it is not whitened, and without F in the right sweep it is E, not E F.
+    """
+    left, right = chains
+    error = bare_error(problem, chains) if error is None else error
+    if left.drops:
+        error = problem.whiten(error)
+    if left.outer is not None:
+        error = k.matmul(transpose(left.outer), error)
+    return error if right.outer is None else k.matmul(error, right.outer)
+
+
+def expressible_error(problem: Problem, chains: Chains) -> Array:
+    """Return T U, (…, n_L, ρ): the part of the error that the layers can express, in the basis of range S.
+
+    T itself if S is invertible. T̃ = Σ_{k ≤ l} ΔP_k Ẽ ΔQ_l is the projection of the whitened error on the range of J.
+    """
+    left, right = chains
+    if not (left.drops or right.drops):
+        return error_on_range(problem)
+    error = project_on_range(chains, problem.whiten(problem.error_factor[..., : right.ranks[0]]))
+    basis, upper = k.qr(problem.factor[..., : right.ranks[0]])
+    error = problem.colour(k.solve_triangular_right(error, upper, lower=False))
+    return error if basis.shape[-2] > basis.shape[-1] else k.matmul(error, transpose(basis))
+
+
+def project_on_range(chains: Chains, whitened: Array) -> Array:
+    """Return Σ_{k ≤ l} ΔP_k X ΔQ_l, the orthogonal projection of X (…, n_L, ρ) on the range of J."""
+    left, right = chains
+    if left.outer is None or right.outer is None:
+        return whitened  # all of R^{n_L} ⊗ R^ρ can be expressed
+    rotated = k.matmul(k.matmul(transpose(left.outer), whitened), right.outer)
+    rotated = rotated * _reachable(chains).astype(rotated.dtype)
+    return k.matmul(k.matmul(left.outer, rotated), transpose(right.outer))
+
+
+def error_on_range(problem: Problem) -> Array:
+    """Return E U for the orthonormal basis U of range S (E itself if S is invertible)."""
+    basis = range_basis(problem)
+    if basis is None:
+        return problem.error
+    count = basis.shape[-1]
+    _, upper = k.qr(problem.factor[..., :count])
+    return k.solve_triangular_right(problem.error_factor[..., :count], upper, lower=False)
+
+
+def range_basis(problem: Problem) -> Array | None:
+    """Return orthonormal U with range U = range S, None (the identity) if S is invertible."""
+    rank = int((np.abs(problem.factor).max(axis=-2, initial=0.0) > 0).sum(axis=-1).max(initial=0))
+    if rank == problem.factor.shape[-2]:
+        return None
+    return k.qr(problem.factor[..., :rank])[0]
+
+
+def _reachable(chains: Chains) -> Array:
+    """Return the 0/1 pattern k ≤ l of the rotated error."""
+    p, q = np.asarray(chains.output_ranks), np.asarray(chains.input_ranks)
+    row = np.searchsorted(p, np.arange(p[-1]), side="right")
+    column = (q[None, :] > np.arange(q[0])[:, None]).sum(axis=1) - 1
+    return np.asarray(row[:, None] <= column[None, :])
+
+
+def change_of_total(problem: Problem, pieces: list[Array], start: Array | None) -> Array:
+    """Return Σ B_i v_i A_i X for X = `start` (None: the identity)."""
+    signal = start
+    change = pieces[0] if start is None else k.matmul(pieces[0], start)
+    for i in range(1, problem.depth):
+        signal = problem.maps[i - 1] if signal is None else k.matmul(problem.maps[i - 1], signal)
+        change = k.matmul(problem.weights[i], change) + k.matmul(pieces[i], signal)
+    return change
+
+
+def _spread(share: Array, p: Sequence[int], q: Sequence[int], *, together: bool) -> Array:
+    """Return c[i, a, b] for rows a and columns b of the rotated error; `together` when c does not depend on i."""
+    row_block = np.searchsorted(p, np.arange(p[-1]), side="right")
+    column_block = (np.asarray(q)[None, :] > np.arange(q[0])[:, None]).sum(axis=1) - 1
+    if together:
+        share = np.broadcast_to(share.max(axis=0), share.shape)
+    return share[:, row_block[:, None], column_block[None, :]]
+
+
+def _inverses(right: Sweep, ranks: Sequence[int]) -> list[Array | None]:
+    """Return K_i = (T_{i-1} ⋯ T_0)⁻¹, leading blocks, for every layer."""
+    result: list[Array | None] = []
+    inverse: Array | None = None
+    for link, rank in zip(right.links, ranks, strict=True):
+        inverse = extend_inverse(inverse, link, rank)
+        result.append(inverse)
+    return result
+
+
+def _between(left: Array | None, middle: Array, inverse: Array | None, right: Array | None) -> Array:
+    """Return (U X)(K Vᵀ), factors None being the identity."""
+    if left is not None:
+        middle = k.matmul(left[..., : middle.shape[-2]], middle)
+    if right is None:
+        return middle if inverse is None else k.matmul(middle, inverse)
+    rows = transpose(right)
+    return k.matmul(middle, rows if inverse is None else k.matmul(inverse, rows))

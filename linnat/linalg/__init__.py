@@ -1,0 +1,1 @@
+"""The fast core: vectorised BLAS/LAPACK kernels that know no networks."""

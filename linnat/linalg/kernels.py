@@ -1,0 +1,193 @@
+"""Which library does the arithmetic? One of them in each path.
+
+NumPy and SciPy wheels carry an OpenBLAS each, with a pool of busy-waiting threads of its own; mixed in one
+loop they slow each other down by an order of magnitude. A single matrix goes to SciPy's BLAS and LAPACK
+throughout (only SciPy has reusable LU factors and triangular solves), a stack of matrices to NumPy's
+broadcasting routines throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from scipy.linalg import blas, lapack
+
+from linnat._checks import Array
+
+SMALL = 48  # below this size an SVD is cheaper than an iteration
+ITERATIONS = 12
+QR_BLOCK = 64
+
+
+class Factored(NamedTuple):
+    """A square matrix ready for solves: LU factors of a single matrix, or the stack itself."""
+
+    matrix: Array
+    pivots: Array | None
+
+
+def transpose(a: Array) -> Array:
+    """Swap the last two axes (a view)."""
+    return np.swapaxes(a, -1, -2)
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """Return a b. 2 m k n flops."""
+    if a.ndim > 2 or b.ndim > 2 or 0 in a.shape or 0 in b.shape:
+        return cast(Array, np.matmul(a, b))
+    a, b = _same_dtype(a, b)
+    first, first_flag = _fortran(a)
+    second, second_flag = _fortran(b)
+    gemm = blas.dgemm if a.dtype == np.float64 else blas.sgemm
+    return cast(Array, gemm(1.0, first, second, trans_a=first_flag, trans_b=second_flag))
+
+
+def qr(a: Array, *, full: bool = False) -> tuple[Array, Array]:
+    """Return Q and R of a; reduced, or with a square Q (`full`). About 4 m n² flops with Q."""
+    rows, columns = a.shape[-2:]
+    if a.ndim > 2 or 0 in a.shape:
+        return cast(tuple[Array, Array], tuple(np.linalg.qr(a, mode="complete" if full else "reduced")))
+    double = a.dtype == np.float64
+    # Recursive panels and wide blocks: unlike geqrf and orgqr they gain from a second thread.
+    geqrt, gemqrt = (lapack.dgeqrt, lapack.dgemqrt) if double else (lapack.sgeqrt, lapack.sgemqrt)
+    short = min(rows, columns)
+    packed, blocks, _ = geqrt(min(QR_BLOCK, short), a)
+    identity = np.eye(rows, rows if full else short, dtype=a.dtype, order="F")
+    basis, _ = gemqrt(packed[:, :short], blocks, identity, overwrite_c=1)
+    return basis, np.triu(packed if full else packed[:short])
+
+
+def solve_triangular(t: Array, b: Array, *, lower: bool, transposed: bool = False) -> Array:
+    """Return t⁻¹ b, or t⁻ᵀ b. n² k flops."""
+    if t.ndim > 2 or b.ndim > 2 or 0 in b.shape:
+        return cast(Array, np.linalg.solve(transpose(t) if transposed else t, b))
+    t, b = _same_dtype(t, b)
+    trsm = blas.dtrsm if t.dtype == np.float64 else blas.strsm
+    matrix, flag = _fortran(t)
+    return cast(Array, trsm(1.0, matrix, b, lower=lower ^ flag, trans_a=flag ^ transposed))
+
+
+def solve_triangular_right(b: Array, t: Array, *, lower: bool) -> Array:
+    """Return b t⁻¹. n² k flops."""
+    if t.ndim > 2 or b.ndim > 2 or 0 in b.shape:
+        return transpose(np.linalg.solve(transpose(t), transpose(b)))
+    return solve_triangular(t, b.T, lower=lower, transposed=True).T
+
+
+def factor(a: Array) -> Factored:
+    """Factor a square matrix for `solve` and `solve_right`. ⅔ n³ flops."""
+    if a.ndim > 2:
+        return Factored(a, None)
+    getrf = lapack.dgetrf if a.dtype == np.float64 else lapack.sgetrf
+    lu, pivots, _ = getrf(a)
+    return Factored(lu, pivots)
+
+
+def solve(a: Factored, b: Array, *, transposed: bool = False) -> Array:
+    """Return a⁻¹ b, or a⁻ᵀ b. 2 n² k flops."""
+    if a.pivots is None:
+        return cast(Array, np.linalg.solve(transpose(a.matrix) if transposed else a.matrix, b))
+    getrs = lapack.dgetrs if a.matrix.dtype == np.float64 else lapack.sgetrs
+    solution, _ = getrs(a.matrix, a.pivots, b, trans=int(transposed))
+    return cast(Array, solution)
+
+
+def solve_right(b: Array, a: Factored) -> Array:
+    """Return b a⁻¹. 2 n² k flops."""
+    return transpose(solve(a, transpose(b), transposed=True))
+
+
+def solve_checked(a: Factored, original: Array, b: Array) -> tuple[Array, Array]:
+    """Return a⁻¹ b and the condition number of a: estimated in the 1-norm for one matrix, Frobenius for a stack."""
+    if a.pivots is not None:
+        gecon = lapack.dgecon if original.dtype == np.float64 else lapack.sgecon
+        norm = np.abs(original).sum(axis=0).max()
+        reciprocal = gecon(a.matrix, norm)[0] if norm else 0.0
+        return solve(a, b), np.asarray(1 / reciprocal if reciprocal > 0 else np.inf)
+    size, columns = original.shape[-1], b.shape[-1]
+    identity = np.broadcast_to(np.eye(size, dtype=original.dtype), original.shape)
+    try:
+        solution = np.linalg.solve(original, np.concatenate([b, identity], axis=-1))
+    except np.linalg.LinAlgError:
+        return b, np.full(original.shape[:-2], np.inf)
+    return solution[..., :columns], frobenius(original) * frobenius(solution[..., columns:])
+
+
+def frobenius(a: Array) -> Array:
+    """Return the Frobenius norm of each matrix."""
+    # In float64: squares of large float32 entries overflow.
+    return np.asarray(np.sqrt(np.einsum("...ij,...ij->...", a, a, dtype=np.float64)))
+
+
+def two_norm(a: Array) -> Array:
+    """Return the largest singular value: by a power iteration, within a few per cent, for a large matrix."""
+    if 0 in a.shape[-2:]:
+        return np.zeros(a.shape[:-2])
+    if a.ndim > 2 or min(a.shape) < SMALL:
+        return np.asarray(np.linalg.svd(a, compute_uv=False)[..., 0])
+    return np.asarray(_power_iteration(lambda x: matmul(a.T, matmul(a, x)), a.shape[1], a.dtype))
+
+
+def inverse_norm(a: Array) -> Array:
+    """Return ‖a⁻¹‖ of a square matrix, like `two_norm`; inf where singular."""
+    size = a.shape[-1]
+    if a.ndim > 2 or size < SMALL:
+        return inverse_norm_triangular(a, lower=False)  # by singular values
+    factored = factor(a)
+    if not np.diagonal(factored.matrix).all():
+        return np.asarray(np.inf)
+
+    def step(x: Array) -> Array:
+        return solve(factored, solve(factored, x, transposed=True))
+
+    return np.asarray(_power_iteration(step, size, a.dtype))
+
+
+def inverse_norm_triangular(t: Array, *, lower: bool) -> Array:
+    """Return ‖t⁻¹‖, like `two_norm`; inf where singular."""
+    size = t.shape[-1]
+    if size == 0:
+        return np.zeros(t.shape[:-2])
+    if t.ndim > 2 or size < SMALL:
+        smallest = np.linalg.svd(t, compute_uv=False)[..., -1]
+        with np.errstate(over="ignore"):  # a subnormal singular value is as good as none
+            return np.asarray(np.divide(1, smallest, out=np.full_like(smallest, np.inf), where=smallest > 0))
+    if not np.diagonal(t).all():
+        return np.asarray(np.inf)
+
+    def step(x: Array) -> Array:
+        return solve_triangular(t, solve_triangular(t, x, lower=lower, transposed=True), lower=lower)
+
+    return np.asarray(_power_iteration(step, size, t.dtype))
+
+
+def _power_iteration(step: Callable[[Array], Array], size: int, dtype: Any) -> float:
+    """Return the square root of the largest eigenvalue of a positive semi-definite operator, from a fixed start."""
+    x = np.random.default_rng(0).standard_normal((size, 1)).astype(dtype)
+    x, value = x / np.linalg.norm(x), 0.0
+    for _ in range(ITERATIONS):
+        x = step(x)
+        largest = float(np.abs(x).max())
+        if not 0 < largest < np.inf:
+            value = largest
+            break
+        x = x / dtype.type(largest)  # first, since the squares in a norm may overflow
+        length = np.linalg.norm(x)
+        x, value = x / length, largest * float(length)
+    return float(np.sqrt(value)) if np.isfinite(value) else np.inf
+
+
+def _same_dtype(a: Array, b: Array) -> tuple[Array, Array]:
+    if a.dtype == b.dtype:
+        return a, b
+    kind: Any = np.result_type(a, b)
+    return a.astype(kind), b.astype(kind)
+
+
+def _fortran(a: Array) -> tuple[Array, bool]:
+    """Return a Fortran-ordered array and whether it is the transpose, so that BLAS copies nothing."""
+    if a.flags.c_contiguous and not a.flags.f_contiguous:
+        return a.T, True
+    return a, False

@@ -1,0 +1,1 @@
+"""Every figure draws, holds what it claims, and refuses what does not hold."""

@@ -1,0 +1,191 @@
+"""Does every figure draw, does it hold what it claims, and does it refuse to draw what does not hold?
+
+Each script runs in quick mode. Then its own numbers are falsified, one array after the other: `check` must
+raise. The same is done to the data that lie beside the committed pictures.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+from types import ModuleType
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+import linnat as ln
+from figures import __main__ as command
+from figures._common import OUT, ClaimError, claim
+from linnat._checks import Array
+
+mpl.use("agg")
+
+NAMES = command.names()
+WANTED = {
+    "c1_loss_against_depth",
+    "c2_layer_weights",
+    "c3_breakdown_and_width",
+    "c6_modes_under_gamma",
+    "d2_basins",
+    "f2_blocks_of_fisher_and_hessian",
+    "n2_bottlenecks",
+    "n3_c4_gauges",
+    "n5_masks",
+    "s1_condition_against_depth",
+    "x3_imbalance_protects",
+    "x4_how_often_it_breaks",
+    "x9_error_against_depth_and_condition",
+}
+MOST_BYTES = 200_000
+
+# What the claims of each figure rest on: each of these, changed by a factor, must be caught.
+CLAIMED = {
+    "c1_loss_against_depth": (
+        "natural",
+        "natural_integrated",
+        "gradient_integrated",
+        "half_times",
+        "plateaus",
+    ),
+    "c2_layer_weights": ("closed", "closed_at_marks", "integrated"),
+    "c3_breakdown_and_width": ("mu", "paths", "crossing", "breaks", "stalled_at", "wide_losses"),
+    "c6_modes_under_gamma": ("modes", "modes_at_marks", "integrated"),
+    "d2_basins": ("roots", "newton", "network_roots"),
+    "f2_blocks_of_fisher_and_hessian": (
+        "fisher",
+        "hessian",
+        "fisher_by_definition",
+        "hessian_by_differences",
+    ),
+    "n2_bottlenecks": ("rates", "n2_change", "expressible"),
+    "n3_c4_gauges": ("totals", "teacher"),
+    "n5_masks": ("rates", "full", "alphas", "losses"),
+    "s1_condition_against_depth": ("formula", "dense"),
+    "x3_imbalance_protects": ("least", "parts", "bounds", "totals"),
+    "x4_how_often_it_breaks": ("counts", "expected", "exact_probabilities", "stated", "alive"),
+    "x9_error_against_depth_and_condition": ("by_depth", "by_condition", "by_weakness"),
+}
+# Errors and conditions are told from the truth by decades, everything else by a tenth.
+FACTOR = {"x9_error_against_depth_and_condition": 1e5}
+
+
+def module(name: str) -> ModuleType:
+    return importlib.import_module(f"figures.{name}")
+
+
+def load(path: Path) -> dict[str, Array]:
+    with np.load(path) as archive:
+        return {key: archive[key] for key in archive.files}
+
+
+def falsify(values: Array, factor: float) -> Array:
+    """Return the values times a factor; labels of basins are moved to the next root for a tenth of the starts."""
+    if values.dtype.kind != "i":
+        return values * factor
+    changed = values.copy()
+    changed.ravel()[::10] += 1
+    return changed
+
+
+def assert_falsified_data_are_caught(name: str, data: dict[str, Array]) -> None:
+    script = module(name)
+    script.check(data)
+    for key in CLAIMED[name]:
+        with pytest.raises(ClaimError):
+            script.check(data | {key: falsify(data[key], FACTOR.get(name, 1.1))})
+        if data[key].dtype.kind in "fc":
+            broken = data[key].copy()
+            broken[...] = np.nan
+            with pytest.raises((ClaimError, ValueError, IndexError)):
+                script.check(data | {key: broken})
+
+
+def test_the_figures_are_those_asked_for() -> None:
+    assert set(NAMES) == WANTED == set(CLAIMED)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_script_says_what_it_shows(name: str) -> None:
+    script = module(name)
+    assert re.search(r"\?", script.__doc__ or "")
+    assert name.split("_")[0].upper() in script.STATEMENTS
+    assert all(identifier in (script.__doc__ or "") for identifier in script.STATEMENTS)
+    assert list(inspect.signature(script.main).parameters) == ["quick", "out"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_figure_draws_and_its_falsified_numbers_are_caught(name: str, tmp_path: Path) -> None:
+    module(name).main(True, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{name}.{ending}" for ending in ("png", "pdf", "npz")
+    }
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert_falsified_data_are_caught(name, load(tmp_path / f"{name}.npz"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_committed_picture_has_data_that_hold_its_claims(name: str) -> None:
+    assert 10_000 < (OUT / f"{name}.png").stat().st_size < MOST_BYTES
+    assert_falsified_data_are_caught(name, load(OUT / f"{name}.npz"))
+
+
+def test_a_figure_is_the_same_at_every_run(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        module("s1_condition_against_depth").main(True, tmp_path / folder)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+def test_a_wrong_package_is_caught_and_nothing_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = ln.natural_gradient
+
+    def without_the_staircase(net: ln.LinearNetwork, task: ln.Task, **options: object) -> tuple[Array, ...]:
+        return tuple(u / net.depth for u in right(net, task, mask="block-diagonal"))
+
+    monkeypatch.setattr(ln, "natural_gradient", without_the_staircase)
+    assert command.main(["n2", "--quick", "--out", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert re.search(r"FAILED: N2: .*: \d.*, at most 1e-10 was claimed", printed)
+    assert "failed: n2_bottlenecks" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_is_found_by_its_beginning_and_an_unknown_one_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["S1", "--quick", "--out", str(tmp_path)]) == 0
+    assert "1 figures" in capsys.readouterr().out
+    assert command.main(["s1", "z9"]) == 2
+    error = capsys.readouterr().err
+    assert "no figure z9" in error
+    assert "s1_condition_against_depth" in error
+
+
+def test_quick_pictures_do_not_overwrite_the_committed_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "OUT", tmp_path)
+    assert command.main(["s1", "--quick"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["quick"]
+
+
+def test_a_claim_names_the_number_that_breaks_it(capsys: pytest.CaptureFixture[str]) -> None:
+    claim("size", [0.5, 1.0], at_most=1.0, at_least=0.5)
+    assert "size: 0.5 … 1 (≥ 0.5, ≤ 1)" in capsys.readouterr().out
+    with pytest.raises(ClaimError, match=r"size: 1\.5, at most 1 was claimed"):
+        claim("size", [0.5, 1.5], at_most=1.0)
+    with pytest.raises(ClaimError, match=r"size: 0\.5, at least 1 was claimed"):
+        claim("size", [0.5, 1.5], at_least=1.0)
+    for bad in ([0.0, np.nan], np.nan):
+        with pytest.raises(ClaimError, match="nan"):
+            claim("size", bad, at_most=1.0)
+    with pytest.raises(ClaimError, match="nothing to hold it to"):
+        claim("size", [], at_most=1.0)
+    with pytest.raises(ClaimError, match="nothing to hold it to"):
+        claim("size", 1.0)
