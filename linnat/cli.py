@@ -116,7 +116,7 @@ def info(options: argparse.Namespace) -> int:
     """Run `linnat info`."""
     from linnat.claims.listing import environment
 
-    facts = environment(measured=options.measure)
+    facts = environment(measured=options.measured)
     if options.json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
@@ -186,9 +186,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("claim", metavar="ID")
     command.add_argument("--latex", action="store_true", help="formulas in LaTeX")
     _looks(command, as_json=False)
-    command = _command(commands, "info", info, "print versions, BLAS libraries, kernels and threads")
+    command = _command(
+        commands, "info", info, "print versions, BLAS libraries, kernels, threads, their speeds"
+    )
     command.add_argument(
-        "--measure", action="store_true", help="time the kernels that this processor supports (5 s)"
+        "--quick",
+        "--no-measure",
+        dest="measured",
+        action="store_false",
+        help="do not time the kernels that this processor supports (2 s)",
     )
     command.add_argument("--json", action="store_true", help="as JSON")
     _command(commands, "cite", cite, "print BibTeX of the package and of the papers behind it")

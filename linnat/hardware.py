@@ -11,20 +11,23 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from linnat._checks import as_count, fail
+from linnat._checks import as_count, as_scalar, fail
 
 VARIABLE = "OPENBLAS_CORETYPE"
 SPEEDUP = 1.15  # a kernel is recommended if it is faster by more than this
-TIMEOUT = 60.0
+TIMEOUT = 20.0  # of one child
+BUDGET = 2.5  # seconds after which `facts` starts no further child
 LIBRARIES = ("numpy", "scipy")
 
 # What the compiler may use where a kernel is built, not only its inner loops: x86-64, slowest first.
@@ -51,15 +54,15 @@ try:
     found["kernels"] = [p.get("architecture") for p in threadpoolctl.threadpool_info() if p.get("architecture")]
 except ImportError:
     pass
-size = int(sys.argv[1])
-for kind in ("float64", "float32"):
+size, known = int(sys.argv[1]), json.loads(sys.argv[2])
+for kind in ("float64", "float32") if found["kernels"] not in known else ():
     a = np.ones((size, size), kind) + np.arange(size, dtype=kind) / size
     f = np.asfortranarray(a)
     gemm = blas.dgemm if kind == "float64" else blas.sgemm
     for name, call in (("numpy", lambda: a @ a), ("scipy", lambda: gemm(1.0, f, f))):
         call()
         best = float("inf")
-        for _ in range(7):
+        for _ in range(5):
             start = time.perf_counter()
             call()
             best = min(best, time.perf_counter() - start)
@@ -172,20 +175,26 @@ def supported_kernels(flags: Iterable[str] | None = None) -> tuple[str, ...]:
     return tuple(name for name, needed in KERNELS.items() if needed <= own)
 
 
-def measure(kernels: Iterable[str] | None = None, size: int = 768) -> tuple[Timing, ...]:
+def measure(
+    kernels: Iterable[str] | None = None, size: int = 640, budget: float | None = None
+) -> tuple[Timing, ...]:
     """Time GEMM in child processes: with the kernels that the libraries pick, and with others that are supported.
 
     Parameters
     ----------
     kernels : iterable of str, optional
-        By default the three fastest supported ones.
+        By default the three newest supported ones.
     size : int
         Of the square matrices.
+    budget : float, optional
+        Seconds after which no further child is started.
 
     Returns
     -------
     tuple of Timing
-        The library's own choice first. Each child takes a second or less and inherits the numbers of threads.
+        The library's own choice first. Each child takes half a second and inherits the numbers of threads. It
+        multiplies nothing where it loads kernels that were timed already: a library holds only some of those that it
+        can name. A child that crashes, hangs or prints something else has no speeds.
 
     Raises
     ------
@@ -193,10 +202,13 @@ def measure(kernels: Iterable[str] | None = None, size: int = 768) -> tuple[Timi
         For a kernel whose instructions this processor lacks: it is not started.
     """
     count = as_count(size, "size")
-    chosen = [_supported(name) for name in kernels] if kernels is not None else list(supported_kernels())[-3:]
-    timings = [_time("", count)]
+    seconds = math.inf if budget is None else as_scalar(budget, "budget", low=0.0)
+    chosen = [_supported(name) for name in kernels] if kernels is not None else supported_kernels()[-3:]
+    start = time.monotonic()
+    timings = [_time("", count, [])]
     for name in chosen if _is_openblas() else ():
-        timings.append(_time(name, count))
+        if time.monotonic() - start < seconds:
+            timings.append(_time(name, count, [t.loaded for t in timings if t.loaded]))
     return tuple(timings)
 
 
@@ -212,7 +224,7 @@ def recommended(timings: Iterable[Timing]) -> str | None:
     own, *others = timings
     best, gain = None, SPEEDUP
     for timing in others:
-        ratios = [timing.speeds[key] / speed for key, speed in own.speeds.items() if key in timing.speeds]
+        ratios = _gains(own, timing)
         if not ratios or (timing.loaded and timing.loaded == own.loaded):
             continue
         # Never at the price of another library or type.
@@ -240,14 +252,37 @@ def facts(*, measured: bool = False) -> dict[str, str]:
         told[name] = os.environ.get(name, "not set")
     told["kernels that the processor supports"] = " ".join(supported_kernels()) or "unknown"
     if measured:
-        timings = measure()
-        for timing in timings:
-            speeds = ", ".join(f"{key} {speed:.0f}" for key, speed in timing.speeds.items()) or "did not run"
-            loaded = f" ({' '.join(dict.fromkeys(timing.loaded))})" if timing.loaded else ""
-            told[f"GEMM, {timing.kernel or 'as picked'}{loaded}, GF/s"] = speeds
-        best = recommended(timings)
-        told["advice"] = "none: no other kernel is faster" if best is None else f"set {VARIABLE}={best}"
+        told |= _describe(measure(budget=BUDGET))
     return told
+
+
+def _describe(timings: tuple[Timing, ...]) -> dict[str, str]:
+    """Return measured speeds and what follows from them, as text."""
+    told = {}
+    for timing in timings:
+        speeds = ", ".join(f"{key} {speed:.0f}" for key, speed in timing.speeds.items())
+        if not speeds:
+            speeds = "the same kernels" if timing.loaded else "did not run"
+        loaded = f" ({' '.join(dict.fromkeys(timing.loaded))})" if timing.loaded else ""
+        told[f"GEMM, {timing.kernel or 'as picked'}{loaded}, GF/s"] = speeds
+    return told | {"advice": _advice(timings)}
+
+
+def _advice(timings: tuple[Timing, ...]) -> str:
+    best, present = recommended(timings), os.environ.get(VARIABLE)
+    if best is not None:
+        gain = median(_gains(timings[0], next(t for t in timings if t.kernel == best)))
+        verb = "keep" if present and present.lower() == best.lower() else "set"
+        return f"{verb} {VARIABLE}={best}, before Python starts: {gain:.2f} times as fast as picked"
+    if not timings[0].speeds:
+        return "none: the measurement did not run"
+    if present:
+        return f"unset {VARIABLE}: no kernel is faster than the one picked without it"
+    return "none: no other kernel is faster"
+
+
+def _gains(own: Timing, other: Timing) -> list[float]:
+    return [other.speeds[key] / speed for key, speed in own.speeds.items() if key in other.speeds]
 
 
 def with_kernel(kernel: str | None, *, restart: bool = True) -> None:
@@ -312,23 +347,24 @@ def _supported(name: str) -> str:
     return kernel
 
 
-def _time(kernel: str, size: int) -> Timing:
+def _time(kernel: str, size: int, known: list[tuple[str, ...]]) -> Timing:
     environment = {key: value for key, value in os.environ.items() if key != VARIABLE}
     if kernel:
         environment[VARIABLE] = kernel
     try:
         run = subprocess.run(
-            [sys.executable, "-c", _CHILD, str(size)],
+            [sys.executable, "-c", _CHILD, str(size), json.dumps(known)],
             env=environment,
             capture_output=True,
             text=True,
             timeout=TIMEOUT,
             check=True,
         )
-        found = json.loads(run.stdout)
-    except (subprocess.SubprocessError, OSError, ValueError):
+        found = json.loads(run.stdout.splitlines()[-1])  # whatever else start-up files print comes before
+        loaded = tuple(map(str, found.pop("kernels")))
+        return Timing(kernel, loaded, {str(key): float(speed) for key, speed in found.items()})
+    except (subprocess.SubprocessError, OSError, ValueError, LookupError, TypeError, AttributeError):
         return Timing(kernel, (), {})
-    return Timing(kernel, tuple(found.pop("kernels")), found)
 
 
 def _is_openblas() -> bool:

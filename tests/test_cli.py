@@ -169,9 +169,9 @@ def test_package_data_that_is_absent_or_broken_is_empty(
 
 
 def test_info_names_versions_and_libraries(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["info"]) == 0
+    assert cli.main(["info", "--quick"]) == 0
     assert re.search(r"numpy +\d+\.\d+", capsys.readouterr().out)
-    assert cli.main(["info", "--json"]) == 0
+    assert cli.main(["info", "--quick", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert {"linnat", "Python", "BLAS of numpy", "BLAS of scipy"} <= set(facts)
 
@@ -252,7 +252,7 @@ def test_an_ascii_terminal_is_no_error(files: tuple[str, str]) -> None:
     assert "N2" in out
 
 
-def test_info_measures_on_request(
+def test_info_measures_unless_it_is_to_be_quick(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[bool] = []
@@ -262,8 +262,8 @@ def test_info_measures_on_request(
         return {"advice": "none"}
 
     monkeypatch.setattr("linnat.hardware.facts", facts)
-    assert cli.main(["info"]) == cli.main(["info", "--measure"]) == 0
-    assert asked == [False, True]
+    assert [cli.main(["info", *more]) for more in ([], ["--quick"], ["--no-measure"])] == [0, 0, 0]
+    assert asked == [True, False, False]
     assert "advice" in capsys.readouterr().out
 
 

@@ -127,8 +127,75 @@ def test_a_child_that_fails_is_reported_and_nothing_else(monkeypatch: pytest.Mon
     monkeypatch.setattr(hardware, "_CHILD", "import os; os.abort()")
     found = hardware.measure([])
     assert found == (Timing("", (), {}),)
-    monkeypatch.setattr(hardware, "measure", lambda: found)
-    assert hardware.facts(measured=True)["advice"].startswith("none")
+    monkeypatch.setattr(hardware, "measure", lambda **_: found)
+    facts = hardware.facts(measured=True)
+    assert facts["advice"] == "none: the measurement did not run"
+    assert facts["GEMM, as picked, GF/s"] == "did not run"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print('[1, 2]')",
+        "print('{}')",
+        "pass",
+        "print(chr(123))",
+        """print('{"kernels": 3}')""",
+        """print('{"kernels": [], "numpy float64": null}')""",
+        "import time; time.sleep(60)",
+    ],
+)
+def test_a_child_that_answers_something_else_or_nothing_has_no_speeds(
+    code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "_CHILD", code)
+    monkeypatch.setattr(hardware, "TIMEOUT", 1.0)
+    assert hardware.measure([]) == (Timing("", (), {}),)
+
+
+def test_a_child_that_talks_before_it_answers_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_CHILD", """print('hello\\n{"kernels": ["A"], "numpy float64": 2}')""")
+    assert hardware.measure([]) == (Timing("", ("A",), {"numpy float64": 2.0}),)
+
+
+def test_another_library_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_is_openblas", lambda: False)
+    monkeypatch.setattr(hardware, "_CHILD", """print('{"kernels": [], "numpy float64": 2}')""")
+    assert [timing.kernel for timing in hardware.measure()] == [""]
+    pretend(monkeypatch)  # a processor that is not x86-64: no kernels are known
+    facts = hardware.facts(measured=True)
+    assert facts["kernels that the processor supports"] == "unknown"
+    assert facts["GEMM, as picked, GF/s"] == "numpy float64 2"
+
+
+def test_no_child_is_started_once_the_time_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_CHILD", """print('{"kernels": []}')""")
+    monkeypatch.setattr(hardware, "_is_openblas", lambda: True)
+    pretend(monkeypatch, *SKYLAKE)
+    assert len(hardware.measure()) == 4
+    assert len(hardware.measure(budget=0.0)) == 1
+    with pytest.raises(InputError, match="^budget: expected a finite number"):
+        hardware.measure(budget=-1.0)
+
+
+def test_the_advice_knows_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Timing("", ("Haswell",), {"numpy float64": 50.0})
+    fast = Timing("SkylakeX", ("SkylakeX",), {"numpy float64": 90.0})
+    same = Timing("Zen", ("Haswell",), {})
+    for found, value, words in (
+        ((own, same, fast), None, "set OPENBLAS_CORETYPE=SkylakeX, before Python starts: 1.80 times"),
+        ((own, fast), "skylakex", "keep OPENBLAS_CORETYPE=SkylakeX"),
+        ((own, same), "Nehalem", "unset OPENBLAS_CORETYPE"),
+        ((own, same), None, "none: no other kernel is faster"),
+    ):
+        if value is None:
+            monkeypatch.delenv(hardware.VARIABLE, raising=False)
+        else:
+            monkeypatch.setenv(hardware.VARIABLE, value)
+        monkeypatch.setattr(hardware, "measure", lambda found=found, **_: found)
+        facts = hardware.facts(measured=True)
+        assert facts["advice"].startswith(words)
+    assert facts["GEMM, Zen (Haswell), GF/s"] == "the same kernels"
 
 
 @pytest.mark.skipif(not hardware.supported_kernels(), reason="no kernels are known for this processor")
