@@ -69,6 +69,10 @@ class Family(ABC):
         """Return the Fisher matrix ∇²A(z), (…, C, C)."""
 
     @abstractmethod
+    def fisher_product(self, z: Any, direction: Any) -> Array:
+        """Return the Fisher matrix times a direction (…, C), (…, C), without forming it."""
+
+    @abstractmethod
     def fisher_root(self, z: Any) -> Array:
         """Return B, (…, C, C), with BBᵀ the Fisher matrix, entries of relative accuracy."""
 
@@ -139,16 +143,17 @@ class Gaussian(Family):
     def score(self, z: Any, y: Any) -> Array:
         """Return Σ⁻¹(y − z)."""
         predictors, values = _pair(self._fits(_predictors(z), "z"), self.targets(y))
-        difference = values - predictors
-        if self._factor is None:
-            return difference
-        white = self.whiten(difference)[..., None]
-        return np.asarray(np.linalg.solve(self._factor.T, white)[..., 0]).astype(difference.dtype, copy=False)
+        return self._metric(values - predictors)
 
     def fisher(self, z: Any) -> Array:
         """Return Σ⁻¹, whatever z."""
         root = self.fisher_root(z)
         return root @ np.swapaxes(root, -1, -2)
+
+    def fisher_product(self, z: Any, direction: Any) -> Array:
+        """Return Σ⁻¹ times a direction."""
+        _, vectors = _pair(self._fits(_predictors(z), "z"), _predictors(direction, "direction"))
+        return self._metric(vectors)
 
     def fisher_root(self, z: Any) -> Array:
         """Return C⁻ᵀ, C the Cholesky factor of Σ."""
@@ -175,6 +180,13 @@ class Gaussian(Family):
             return difference
         white = np.linalg.solve(self._factor, difference[..., None])[..., 0]
         return np.asarray(white).astype(difference.dtype, copy=False)
+
+    def _metric(self, vectors: Array) -> Array:
+        """Return Σ⁻¹ times vectors (…, C)."""
+        if self._factor is None:
+            return vectors.copy()
+        white = self.whiten(vectors)[..., None]
+        return np.asarray(np.linalg.solve(self._factor.T, white)[..., 0]).astype(vectors.dtype, copy=False)
 
     def _fits(self, array: Array, name: str) -> Array:
         if self._factor is not None and array.shape[-1] != len(self._factor):
@@ -237,6 +249,11 @@ class Bernoulli(Family):
         """Return diag p(1 − p)."""
         predictors = _predictors(z)
         return _diagonal(_sigmoid(predictors) * _sigmoid(-predictors))
+
+    def fisher_product(self, z: Any, direction: Any) -> Array:
+        """Return p(1 − p) times a direction."""
+        predictors, vectors = _pair(_predictors(z), _predictors(direction, "direction"))
+        return np.asarray(_sigmoid(predictors) * _sigmoid(-predictors) * vectors)
 
     def fisher_root(self, z: Any) -> Array:
         """Return diag √(p(1 − p))."""
@@ -324,6 +341,14 @@ class Categorical(Family):
         p, complement = _softmax(_logits(z))
         return _diagonal(p * complement) + _off_diagonal(-p[..., :, None] * p[..., None, :])
 
+    def fisher_product(self, z: Any, direction: Any) -> Array:
+        """Return p ∘ (v − ⟨p, v⟩)."""
+        logits, vectors = _pair(_logits(z), _predictors(direction, "direction"))
+        p = _softmax(logits)[0]
+        # Against the largest class: the difference to a constant is what the matrix sees.
+        shifted = vectors - np.take_along_axis(vectors, np.expand_dims(logits.argmax(axis=-1), -1), axis=-1)
+        return np.asarray(p * (shifted - (p * shifted).sum(axis=-1, keepdims=True)))
+
     def fisher_root(self, z: Any) -> Array:
         """Return diag √p − p √pᵀ."""
         logits = _logits(z)
@@ -391,6 +416,11 @@ class Poisson(Family):
     def fisher(self, z: Any) -> Array:
         """Return diag λ."""
         return _diagonal(self.mean(z))
+
+    def fisher_product(self, z: Any, direction: Any) -> Array:
+        """Return λ times a direction."""
+        predictors, vectors = _pair(_log_rates(z), _predictors(direction, "direction"))
+        return np.asarray(np.exp(predictors) * vectors)
 
     def fisher_root(self, z: Any) -> Array:
         """Return diag √λ."""

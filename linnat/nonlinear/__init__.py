@@ -1,0 +1,14 @@
+"""What one does in practice: multilayer networks, their curvature matrices, and products with them.
+
+Stages: `activations`, `network` (architecture, parameters in one vector); `initial` (where training starts); `passes`
+(forward, backward, products with Jacobian, Gauss–Newton, Fisher and Hessian); `curvature` (the five matrices that are
+confused with each other, statement O0). Nothing here knows the closed forms of `linnat.exact`: that both agree for
+identity units is a test.
+"""
+
+from __future__ import annotations
+
+from linnat.nonlinear.activations import ACTIVATIONS, Activation
+from linnat.nonlinear.network import Network
+
+__all__ = ["ACTIVATIONS", "Activation", "Network"]
