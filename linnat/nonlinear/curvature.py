@@ -8,7 +8,7 @@ the unit Gaussian), and act on parameter vectors in the order of `Network`: [W_i
 | fisher | E_n E_{y ~ model} g gᵀ = mean_n J_nᵀ ∇²A(z_n) J_n | no |
 | monte-carlo | the same with k targets drawn from the model for each row: unbiased, error ~ k^{−1/2} | no |
 | empirical | mean_n g_n g_nᵀ with the data's targets, uncentred | yes |
-| gauss-newton | the Hessian of the loss in what enters the output units, pulled back | for other links than the canonical |
+| gauss-newton | the Hessian of the loss before the output units, pulled back | unless the link is canonical |
 | hessian | the Hessian of the mean loss | yes |
 
 g is the gradient of one row's loss. The first three are sums of squares g gᵀ, whose rows factorise by layers,
