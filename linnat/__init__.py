@@ -8,7 +8,7 @@ Public names, in the order in which data flows:
   `hessian_operator`, `fisher_eigenvalues`, `fisher_logdet`, `balanced_spectrum`;
 * natural gradient: `natural_gradient`, `solve_minimum_norm`, `solve_damped`, `factored_damping_error`,
   `mask_coefficients`, `ranks`, `rank_report`, `is_onto`, `has_full_ranks`, `error_estimate`;
-* over time: the modules `flow`, `modes`, `descent`; `imbalance_bound`, `distance_bound`;
+* over time: the modules `flow`, `modes`, `descent`, `separable`; `imbalance_bound`, `distance_bound`;
 * oracles by definition: `dense`; statements and their checks: `claims`, `verify`.
 """
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from linnat._checks import ConditionError, ConvergenceError, FlowBreakdownError, InputError, RankWarning
-from linnat.exact import descent, flow, modes
+from linnat.exact import descent, flow, modes, separable
 from linnat.exact.chains import Ranks, ranks
 from linnat.exact.conditions import ErrorEstimate, error_estimate, has_full_ranks, is_onto
 from linnat.exact.damping import solve_damped
@@ -98,6 +98,7 @@ __all__ = [
     "natural_gradient",
     "rank_report",
     "ranks",
+    "separable",
     "solve_damped",
     "solve_minimum_norm",
     "unflatten",

@@ -56,6 +56,8 @@ STAGES = (
         "mode_integrals",
         "modes",
         "descent",
+        "programs",
+        "separable",
     ),
 )
 LOW = ("_checks", "_files", "linalg", "families")
