@@ -7,7 +7,7 @@ Public names, in the order in which data flows:
   `fisher_rank`, `fisher_operator`, `fisher_diagonal`, `fisher_trace`, `fisher_norm2`, `hessian`,
   `hessian_operator`, `fisher_eigenvalues`, `fisher_logdet`, `balanced_spectrum`;
 * natural gradient: `natural_gradient`, `solve_minimum_norm`, `solve_damped`, `factored_damping_error`,
-  `mask_coefficients`, `ranks`, `rank_report`, `is_onto`, `has_full_ranks`, `error_estimate`;
+  `factored_damping_series`, `mask_coefficients`, `ranks`, `rank_report`, `is_onto`, `has_full_ranks`, `error_estimate`;
 * over time: the modules `flow`, `modes`, `descent`, `separable`; `imbalance_bound`, `distance_bound`;
 * oracles by definition: `dense`; statements and their checks: `claims`, `verify`.
 """
@@ -16,13 +16,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from linnat._checks import ConditionError, ConvergenceError, FlowBreakdownError, InputError, RankWarning
+from linnat._checks import (
+    ConditionError,
+    ConvergenceError,
+    FlowBreakdownError,
+    InputError,
+    RangeError,
+    RankWarning,
+)
 from linnat.exact import descent, flow, modes, separable
 from linnat.exact.chains import Ranks, ranks
 from linnat.exact.conditions import ErrorEstimate, error_estimate, has_full_ranks, is_onto
 from linnat.exact.damping import solve_damped
 from linnat.exact.distributed import SchedulerError
 from linnat.exact.factored import DampingError, factored_damping_error
+from linnat.exact.factored_series import DampingSeries, factored_damping_series
 from linnat.exact.fisher import balanced_spectrum, fisher, fisher_block, fisher_rank, hessian
 from linnat.exact.imbalance import distance_bound, imbalance_bound
 from linnat.exact.loss import excess_loss, gradient, loss
@@ -52,12 +60,14 @@ __all__ = [
     "ConditionError",
     "ConvergenceError",
     "DampingError",
+    "DampingSeries",
     "ErrorEstimate",
     "FlowBreakdownError",
     "InputError",
     "LinearNetwork",
     "LogDet",
     "Moments",
+    "RangeError",
     "RankReport",
     "RankWarning",
     "Ranks",
@@ -74,6 +84,7 @@ __all__ = [
     "error_estimate",
     "excess_loss",
     "factored_damping_error",
+    "factored_damping_series",
     "fisher",
     "fisher_block",
     "fisher_diagonal",

@@ -44,6 +44,7 @@ STAGES = (
         "minimum_norm",
         "damping",
         "factored",
+        "factored_series",
     ),
     *(
         "natural",

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from linnat._checks import Array, ConditionError, as_choice, as_scalar
+from linnat._checks import Array, ConditionError, as_choice, as_scalar, representable
 from linnat.exact.chains import Problem, groups, make_problem
 from linnat.exact.damping import damped
 from linnat.exact.factored import factored
@@ -31,6 +31,7 @@ GAUGES = ("layerwise", "minimum-norm")
 DAMPING_KINDS = ("exact", "factored")
 
 
+@representable("net, task")
 def natural_gradient(
     net: LinearNetwork,
     task: Task,
@@ -118,15 +119,15 @@ def _compute(
     mask: Any,
     rtol: float | None,
 ) -> list[Array]:
-    if damping > 0 and kind == "factored":
-        return factored(problem, damping, mask)
     if damping == 0 and gauge == "layerwise" and rtol is None:
         fast = square(problem, mask)
         if fast is not None:
             return fast
     result: list[Array] = []
     for index, part, chains in groups(problem, batch, rtol):
-        if damping > 0:
+        if damping > 0 and kind == "factored":
+            pieces = factored(part, chains, damping, mask)
+        elif damping > 0:
             pieces = damped(part, chains, damping, mask)
         elif gauge == "minimum-norm":
             pieces = minimum_norm(part, chains)
