@@ -27,6 +27,15 @@ from typing import Any
 import numpy as np
 
 from linnat._checks import Array, as_count, as_covariance, as_float_array, as_rng, check_broadcast, fail
+from linnat.linalg.exponentials import (
+    exponential_excess,
+    log_softmax,
+    log_sum_exp,
+    sigmoid,
+    softmax,
+    softmax_divergence,
+    softplus,
+)
 
 NAMES = ("gaussian", "bernoulli", "categorical", "poisson")
 
@@ -220,7 +229,7 @@ class Bernoulli(Family):
 
     def mean(self, z: Any) -> Array:
         """Return 1/(1 + e^{−z})."""
-        return _sigmoid(_predictors(z))
+        return sigmoid(_predictors(z))
 
     def link(self, mean: Any) -> Array:
         """Return log(p/(1 − p))."""
@@ -231,45 +240,43 @@ class Bernoulli(Family):
 
     def log_partition(self, z: Any) -> Array:
         """Return Σ_c log(1 + e^{z_c})."""
-        return np.asarray(_softplus(_predictors(z)).sum(axis=-1))
+        return np.asarray(softplus(_predictors(z)).sum(axis=-1))
 
     def loss(self, z: Any, y: Any) -> Array:
         """Return the cross-entropy Σ_c y log(1 + e^{−z}) + (1 − y) log(1 + e^z)."""
         predictors, values = _pair(_predictors(z), self.targets(y))
-        return np.asarray(
-            (values * _softplus(-predictors) + (1 - values) * _softplus(predictors)).sum(axis=-1)
-        )
+        return np.asarray((values * softplus(-predictors) + (1 - values) * softplus(predictors)).sum(axis=-1))
 
     def score(self, z: Any, y: Any) -> Array:
         """Return y − p."""
         predictors, values = _pair(_predictors(z), self.targets(y))
-        return np.asarray(values * _sigmoid(-predictors) - (1 - values) * _sigmoid(predictors))
+        return np.asarray(values * sigmoid(-predictors) - (1 - values) * sigmoid(predictors))
 
     def fisher(self, z: Any) -> Array:
         """Return diag p(1 − p)."""
         predictors = _predictors(z)
-        return _diagonal(_sigmoid(predictors) * _sigmoid(-predictors))
+        return _diagonal(sigmoid(predictors) * sigmoid(-predictors))
 
     def fisher_product(self, z: Any, direction: Any) -> Array:
         """Return p(1 − p) times a direction."""
         predictors, vectors = _pair(_predictors(z), _predictors(direction, "direction"))
-        return np.asarray(_sigmoid(predictors) * _sigmoid(-predictors) * vectors)
+        return np.asarray(sigmoid(predictors) * sigmoid(-predictors) * vectors)
 
     def fisher_root(self, z: Any) -> Array:
         """Return diag √(p(1 − p))."""
         predictors = _predictors(z)
-        return _diagonal(np.exp(-0.5 * (_softplus(predictors) + _softplus(-predictors))))
+        return _diagonal(np.exp(-0.5 * (softplus(predictors) + softplus(-predictors))))
 
     def kl(self, z: Any, other: Any) -> Array:
         """Return Σ_c p log(p/q) + (1 − p) log((1 − p)/(1 − q))."""
         one, two = _pair(_predictors(z), _predictors(other, "other"))
-        return np.asarray(_kl(_two_classes(one), _two_classes(two)).sum(axis=-1))
+        return np.asarray(softmax_divergence(_two_classes(one), _two_classes(two)).sum(axis=-1))
 
     def sample(self, z: Any, rng: Any) -> Array:
         """Draw labels 0 and 1; the rarer label has its right probability however rare it is."""
         predictors = _predictors(z)
         waiting = as_rng(rng).standard_exponential(predictors.shape)
-        rare = waiting > _softplus(np.abs(predictors))
+        rare = waiting > softplus(np.abs(predictors))
         return np.asarray(rare == (predictors < 0)).astype(predictors.dtype)
 
 
@@ -306,7 +313,7 @@ class Categorical(Family):
 
     def mean(self, z: Any) -> Array:
         """Return e^{z_c − A(z)}."""
-        return _softmax(_logits(z))[0]
+        return softmax(_logits(z))[0]
 
     def link(self, mean: Any) -> Array:
         """Return log p, centred."""
@@ -323,28 +330,28 @@ class Categorical(Family):
     def log_partition(self, z: Any) -> Array:
         """Return log Σ_c e^{z_c}."""
         logits = _logits(z)
-        return np.asarray(logits.max(axis=-1) + np.log1p(_rest(logits)[1]))
+        return log_sum_exp(logits)
 
     def loss(self, z: Any, y: Any) -> Array:
         """Return the cross-entropy −Σ_c y_c log p_c."""
         logits, values = _pair(_logits(z), self.targets(y))
-        return np.asarray(-(values * _log_softmax(logits)).sum(axis=-1))
+        return np.asarray(-(values * log_softmax(logits)).sum(axis=-1))
 
     def score(self, z: Any, y: Any) -> Array:
         """Return y − p."""
         logits, values = _pair(_logits(z), self.targets(y))
-        p, complement = _softmax(logits)
+        p, complement = softmax(logits)
         return np.asarray(values * complement - (1 - values) * p)
 
     def fisher(self, z: Any) -> Array:
         """Return diag p − ppᵀ."""
-        p, complement = _softmax(_logits(z))
+        p, complement = softmax(_logits(z))
         return _diagonal(p * complement) + _off_diagonal(-p[..., :, None] * p[..., None, :])
 
     def fisher_product(self, z: Any, direction: Any) -> Array:
         """Return p ∘ (v − ⟨p, v⟩)."""
         logits, vectors = _pair(_logits(z), _predictors(direction, "direction"))
-        p = _softmax(logits)[0]
+        p = softmax(logits)[0]
         # Against the largest class: the difference to a constant is what the matrix sees.
         shifted = vectors - np.take_along_axis(vectors, np.expand_dims(logits.argmax(axis=-1), -1), axis=-1)
         return np.asarray(p * (shifted - (p * shifted).sum(axis=-1, keepdims=True)))
@@ -352,13 +359,13 @@ class Categorical(Family):
     def fisher_root(self, z: Any) -> Array:
         """Return diag √p − p √pᵀ."""
         logits = _logits(z)
-        p, complement = _softmax(logits)
-        root = np.exp(0.5 * _log_softmax(logits))  # also where p itself is 0
+        p, complement = softmax(logits)
+        root = np.exp(0.5 * log_softmax(logits))  # also where p itself is 0
         return _diagonal(root * complement) + _off_diagonal(-p[..., :, None] * root[..., None, :])
 
     def kl(self, z: Any, other: Any) -> Array:
         """Return Σ_c p_c log(p_c/q_c)."""
-        return _kl(*_pair(_logits(z), _logits(other, "other")))
+        return softmax_divergence(*_pair(_logits(z), _logits(other, "other")))
 
     def sample(self, z: Any, rng: Any) -> Array:
         """Draw one-hot rows: the largest of z_c + Gumbel noise."""
@@ -429,7 +436,7 @@ class Poisson(Family):
     def kl(self, z: Any, other: Any) -> Array:
         """Return Σ_c μ − λ − λ log(μ/λ)."""
         one, two = _pair(_log_rates(z), _log_rates(other, "other"))
-        return np.asarray(_tilt(np.exp(one), np.exp(two), two - one).sum(axis=-1))
+        return np.asarray(exponential_excess(np.exp(one), np.exp(two), two - one).sum(axis=-1))
 
     def sample(self, z: Any, rng: Any) -> Array:
         """Draw counts; rates up to 2^53, beyond which counts are not distinct numbers."""
@@ -539,61 +546,5 @@ def _off_diagonal(matrices: Array) -> Array:
     return np.asarray(matrices * (1 - np.eye(matrices.shape[-1], dtype=matrices.dtype)))
 
 
-def _sigmoid(z: Array) -> Array:
-    # e^{−|z|} never overflows; the branch keeps the smaller of p and 1 − p free of cancellation.
-    small = np.exp(-np.abs(z))
-    return np.asarray(np.where(z < 0, small, 1.0).astype(z.dtype) / (1 + small))
-
-
-def _softplus(z: Array) -> Array:
-    """Return log(1 + e^z)."""
-    return np.asarray(np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))))
-
-
-def _rest(logits: Array) -> tuple[Array, Array, Array]:
-    """Return z − max z, Σ e^{z − max z} over all but one largest class, and where that class is."""
-    top = np.expand_dims(logits.argmax(axis=-1), -1)
-    below = logits - np.take_along_axis(logits, top, axis=-1)
-    is_top = np.arange(logits.shape[-1]) == top
-    return below, np.where(is_top, 0, np.exp(below)).sum(axis=-1), is_top
-
-
-def _log_softmax(logits: Array) -> Array:
-    below, rest, _ = _rest(logits)
-    return np.asarray(below - np.log1p(rest)[..., None])
-
-
-def _softmax(logits: Array) -> tuple[Array, Array]:
-    """Return p and 1 − p."""
-    below, rest, is_top = _rest(logits)
-    p = np.exp(below) / (1 + rest[..., None])
-    return p, np.where(is_top, (rest / (1 + rest))[..., None], 1 - p)
-
-
 def _two_classes(z: Array) -> Array:
     return np.stack([np.zeros_like(z), z], axis=-1)
-
-
-def _kl(one: Array, two: Array) -> Array:
-    """Return Σ p (e^u − 1 − u), u = log q − log p: a sum of non-negative terms, since Σ p (e^u − 1) = Σ q − p = 0."""
-    p, q = _softmax(one)[0], _softmax(two)[0]
-    far = _log_softmax(two) - _log_softmax(one)
-    # For nearby arguments u from the differences of z, relative to those of the largest class, which may be all of p.
-    top = np.expand_dims(one.argmax(axis=-1), -1)
-    shift = two - one
-    shift = shift - np.take_along_axis(shift, top, axis=-1)
-    close = (np.abs(shift) < 0.5).all(axis=-1, keepdims=True)
-    bounded = np.where(close, shift, 0)
-    near = bounded - np.log1p((p * np.expm1(bounded)).sum(axis=-1, keepdims=True))
-    return np.asarray(_tilt(p, q, np.where(close, near, far)).sum(axis=-1))
-
-
-def _tilt(p: Array, q: Array, u: Array) -> Array:
-    """Return q − p − p u ≥ 0 where q = p e^u, without cancellation for small u."""
-    small = np.abs(u) < 0.5
-    x = np.where(small, u, 0)
-    # Σ_{k ≥ 2} x^k/k!: 17 terms leave less than eps of the first at |x| = 1/2.
-    series = np.zeros_like(x)
-    for k in range(18, 1, -1):
-        series = (1 + series) * x / k
-    return np.asarray(np.where(small, p * series * x, np.maximum(q - p - p * u, 0)))
