@@ -24,7 +24,7 @@ from linnat._checks import (
     RangeError,
     RankWarning,
 )
-from linnat.exact import descent, flow, modes, separable
+from linnat.exact import bottleneck, descent, flow, geodesics, modes, separable
 from linnat.exact.chains import Ranks, ranks
 from linnat.exact.conditions import ErrorEstimate, error_estimate, has_full_ranks, is_onto
 from linnat.exact.damping import solve_damped
@@ -77,6 +77,7 @@ __all__ = [
     "Spectrum",
     "Task",
     "balanced_spectrum",
+    "bottleneck",
     "claims",
     "dense",
     "descent",
@@ -84,6 +85,7 @@ __all__ = [
     "error_estimate",
     "excess_loss",
     "factored_damping_error",
+    "families",
     "factored_damping_series",
     "fisher",
     "fisher_block",
@@ -96,6 +98,7 @@ __all__ = [
     "fisher_trace",
     "flatten",
     "flow",
+    "geodesics",
     "gradient",
     "has_full_ranks",
     "hessian",

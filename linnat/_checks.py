@@ -7,23 +7,31 @@ that names the argument, what was expected, what was found and, where there is o
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias, cast
+from typing import Any, NoReturn, ParamSpec, TypeAlias, TypeVar, cast
 
 import numpy as np
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 RngLike: TypeAlias = np.random.Generator | int | np.integer[Any]
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
 FLOAT_TYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class InputError(ValueError):
     """An argument is not what the function needs."""
+
+
+class RangeError(InputError, OverflowError):
+    """A result, or a number on the way to it, is larger than the type of the numbers can hold."""
 
 
 class ConditionError(InputError):
@@ -65,6 +73,63 @@ class RankWarning(UserWarning):
 def fail(name: str, expected: str, found: object, remedy: str = "") -> NoReturn:
     """Raise the one error of bad input: name, expected, found, remedy."""
     raise InputError(f"{name}: expected {expected}, found {found}.{' ' + remedy if remedy else ''}")
+
+
+def representable(
+    names: str, *, inf: bool = False, nan: bool = False
+) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """Make a public function raise RangeError where its numbers leave the range of their type.
+
+    The one rule of overflow: no warning, no silent NaN or inf. Whatever is lost by overflow on the way counts, also
+    where the result would have been small; what is too small for the type is rounded to zero. Results are looked at
+    once more at the end, since BLAS does not report what overflows in it.
+
+    Parameters
+    ----------
+    names : str
+        The arguments whose size is at fault.
+    inf, nan : bool
+        Whether the function may return infinities, or NaN, on purpose.
+    """
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        owner, _, own = function.__qualname__.rpartition(".")
+        place = owner if own.startswith("_") else own
+
+        @functools.wraps(function)
+        def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+            try:
+                with np.errstate(over="raise", invalid="raise", divide="raise"):
+                    result = function(*args, **kwargs)
+            except (FloatingPointError, np.linalg.LinAlgError) as error:
+                cause = str(error)
+            else:
+                if is_in_range(result, inf=inf, nan=nan):
+                    return result
+                cause = "inf or NaN in the result"
+            found = next((getattr(a, "dtype", None) for a in args), None)
+            kind = found if isinstance(found, np.dtype) else np.dtype(np.float64)
+            remedy = "Rescale them." if kind != np.float32 else "Rescale them, or use float64."
+            raise RangeError(
+                f"{names}: expected sizes that stay within the range of {kind.name} in {place}, "
+                f"found {cause}. {remedy}"
+            ) from None
+
+        return guarded
+
+    return decorate
+
+
+def is_in_range(value: object, *, inf: bool = False, nan: bool = False) -> bool:
+    """Return whether all floating-point arrays of a (nested) tuple are finite, or not NaN where `inf` is allowed."""
+    if isinstance(value, (tuple, list)):
+        return all(is_in_range(v, inf=inf, nan=nan) for v in value)
+    if nan or not isinstance(value, (np.ndarray, np.inexact, float)):
+        return True
+    array = np.asarray(value)
+    if array.dtype.kind not in "fc":
+        return True
+    return not np.isnan(array).any() if inf else bool(np.isfinite(array).all())
 
 
 def as_float_array(value: object, name: str, *, ndim: int | None = None, min_ndim: int = 0) -> Array:

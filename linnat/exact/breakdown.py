@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from linnat._checks import Array, ConditionError, RngLike, as_count, as_rng, as_scalar
+from linnat._checks import Array, ConditionError, RngLike, as_count, as_rng, as_scalar, representable
 from linnat.exact.conditions import is_onto
 from linnat.exact.network import LinearNetwork
 from linnat.exact.ratio import Ratio, analyse, analyse_matrix, as_pair, square_chain
@@ -26,6 +26,7 @@ class Frequency(NamedTuple):
     error: float
 
 
+@representable("net, task", inf=True)
 def breakdown_time(net: LinearNetwork, task: Task, *, rtol: float | None = None) -> Array:
     """Return when the layerwise natural flow ends (C3).
 

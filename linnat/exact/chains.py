@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from linnat._checks import Array, as_scalar, check_broadcast, fail
+from linnat._checks import Array, as_scalar, check_broadcast, fail, representable
 from linnat.exact.network import LinearNetwork, as_network
 from linnat.exact.perturbation import Sides, sides_of
 from linnat.exact.task import Task, as_task
@@ -200,6 +200,7 @@ def make_chains(problem: Problem, left: tuple[int, ...], right: tuple[int, ...])
     return Chains(*sides)
 
 
+@representable("net, task")
 def ranks(net: LinearNetwork, task: Task, rtol: float | None = None) -> Ranks:
     """Return the ranks of both sides of every layer, decided as `natural_gradient` decides them.
 

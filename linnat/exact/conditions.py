@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from linnat._checks import Array, RngLike, as_rng
+from linnat._checks import Array, RngLike, as_rng, representable
 from linnat.exact.chains import Problem, assemble, groups, make_chains, make_problem, ranks
 from linnat.exact.network import LinearNetwork
 from linnat.exact.perturbation import perturbed_network, perturbed_sides
@@ -33,6 +33,7 @@ class ErrorEstimate(NamedTuple):
     layers: Array
 
 
+@representable("net, task")
 def is_onto(net: LinearNetwork, task: Task, rtol: float | None = None) -> Array:
     """Return whether (J) holds: range J = R^{n_L} ⊗ range(S^½).
 
@@ -60,6 +61,7 @@ def is_onto(net: LinearNetwork, task: Task, rtol: float | None = None) -> Array:
     return np.asarray(full.all(axis=-1))
 
 
+@representable("net, task")
 def has_full_ranks(net: LinearNetwork, task: Task, rtol: float | None = None) -> Array:
     """Return whether r(B̃_i) = n_L and r(Ã_i) = ρ for every layer, the sufficient condition of N1.
 
@@ -83,6 +85,7 @@ def has_full_ranks(net: LinearNetwork, task: Task, rtol: float | None = None) ->
     return np.asarray(((after == net.widths[-1]) & (before == before[..., :1])).all(axis=-1))
 
 
+@representable("net, task", inf=True)
 def error_estimate(
     net: LinearNetwork, task: Task, rtol: float | None = None, rng: RngLike = 0
 ) -> ErrorEstimate:

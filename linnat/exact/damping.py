@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from linnat._checks import Array, ConditionError, ConvergenceError, InputError, as_choice, as_count, as_scalar
+from linnat._checks import (
+    Array,
+    ConditionError,
+    ConvergenceError,
+    InputError,
+    as_choice,
+    as_count,
+    as_scalar,
+    representable,
+)
 from linnat.exact.cells import Found, solve_on_cells
 from linnat.exact.chains import Chains, Problem, make_problem
 from linnat.exact.jacobian import Core, core, dense_core, embed, jacobian_rank
@@ -23,7 +32,7 @@ from linnat.exact.staircase import change_of_total, expressible_error, range_bas
 from linnat.exact.task import Task
 from linnat.linalg import kernels as k
 from linnat.linalg.kernels import frobenius, transpose
-from linnat.linalg.kron import kron
+from linnat.linalg.kron import outer_kron
 from linnat.linalg.memory import refuse_beyond_memory
 from linnat.linalg.solve import filtered_solve, symmetric_sylvester
 
@@ -31,6 +40,7 @@ METHODS = ("auto", "svd", "sylvester", "range-lsqr")
 SVD_FLOPS = 1e9  # below, an SVD of J is faster than an iteration
 
 
+@representable("net, task, damping")
 def solve_damped(
     net: LinearNetwork,
     task: Task,
@@ -228,7 +238,7 @@ def _masked(problem: Problem, chains: Chains, damping: float, mask: Any) -> list
     keep = layer_mask(mask, problem.depth)
     error = _vec(problem.whiten(problem.error_factor))
     blocks = [
-        kron(transpose(a), b) if 0 not in (a.shape[-2], b.shape[-1]) else None
+        outer_kron(transpose(a), b) if 0 not in (a.shape[-2], b.shape[-1]) else None
         for a, b in zip(*small, strict=True)
     ]
     matrix, right = _assemble(small, blocks, keep, error)

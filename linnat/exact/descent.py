@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from linnat._checks import Array, ConditionError, as_count, as_float_array, as_scalar, fail
+from linnat._checks import Array, ConditionError, as_count, as_float_array, as_scalar, fail, representable
 from linnat.exact.natural import natural_gradient
 from linnat.exact.network import LinearNetwork
 from linnat.exact.ratio import analyse, as_pair, ratio_matrix, square_chain
@@ -35,6 +35,7 @@ class Basin(NamedTuple):
     steps: Array
 
 
+@representable("net, task, eta")
 def natural_step(net: LinearNetwork, task: Task, eta: Any) -> LinearNetwork:
     """Return the network after one natural gradient step, W_i − η u_i (D1).
 
@@ -68,6 +69,7 @@ def natural_step(net: LinearNetwork, task: Task, eta: Any) -> LinearNetwork:
     return network.replace_layers(moved)
 
 
+@representable("net, task, eta")
 def natural_total_step(net: LinearNetwork, task: Task, eta: Any) -> Array:
     """Return the total weight after one natural gradient step, W [I + (η/L)(W⁻¹W* − I)]^L (D1).
 
@@ -112,6 +114,7 @@ def natural_total_step(net: LinearNetwork, task: Task, eta: Any) -> Array:
     return total.astype(network.dtype)
 
 
+@representable("net, task, eta")
 def exact_step(net: LinearNetwork, task: Task, eta: Any) -> LinearNetwork:
     """Return the network after a finite step whose total weight is W + η (W* − W) exactly (X5).
 
@@ -165,6 +168,7 @@ def exact_step(net: LinearNetwork, task: Task, eta: Any) -> LinearNetwork:
     return network.replace_layers([layer[..., 0, :rows, :].astype(network.dtype) for layer in layers])
 
 
+@representable("net, task")
 def spectrum(net: LinearNetwork, task: Task, *, rtol: float | None = None) -> Array:
     """Return the eigenvalues of W⁻¹ W*, on which a step acts by `scalar_map` (D1).
 
@@ -191,6 +195,7 @@ def spectrum(net: LinearNetwork, task: Task, *, rtol: float | None = None) -> Ar
     return analyse(square_chain(network, problem, "D1"), rtol).values
 
 
+@representable("g, eta", inf=True)
 def scalar_map(g: Any, eta: Any, depth: Any) -> Array:
     """Return g⁺ = g (1 + η (g − 1)/L)^{−L}, one step of an eigenvalue of W⁻¹ W* (D1).
 
@@ -216,10 +221,13 @@ def scalar_map(g: Any, eta: Any, depth: Any) -> Array:
     step = as_scalar(eta, "eta", low=0.0, open_low=True)
     bracket = 1 + (step / count) * (values - 1)
     singular = bracket == 0
-    power = np.where(singular, 1, bracket) ** -float(count)
-    return np.asarray(np.where(singular & (values != 0), np.inf, values * power).astype(values.dtype))
+    inverse = 1 / np.where(singular, 1, bracket)
+    # g divided first, so that a large g does not meet the power of a large bracket.
+    moved = values * inverse * _power(inverse, count - 1)
+    return np.asarray(np.where(singular & (values != 0), np.inf, moved).astype(values.dtype))
 
 
+@representable("g, eta")
 def first_step_factor(g: Any, eta: Any, depth: Any) -> Array:
     """Return how far the first step lands from the target, W⁺/W* = g⁻¹ (1 + η (g − 1)/L)^L (D2).
 
@@ -245,9 +253,11 @@ def first_step_factor(g: Any, eta: Any, depth: Any) -> Array:
     step = as_scalar(eta, "eta", low=0.0, open_low=True)
     if (values == 0).any():
         fail("g", "numbers ≠ 0", 0.0, "A mode with target 0 shrinks by (1 − η/L)^L at each step.")
-    return np.asarray((1 + (step / count) * (values - 1)) ** count / values)
+    bracket = 1 + (step / count) * (values - 1)
+    return np.asarray(bracket / values * _power(bracket, count - 1))
 
 
+@representable("g")
 def monotone_limit(g: Any, depth: Any) -> Array:
     """Return η₁(g) = L (g^{1/L} − 1)/(g − 1), the largest step that does not overshoot at once (D2).
 

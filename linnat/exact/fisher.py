@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from linnat._checks import Array, as_count, as_float_array, as_layer, fail
+from linnat._checks import Array, as_count, as_float_array, as_layer, fail, representable
 from linnat.exact.chains import groups, make_problem
 from linnat.exact.jacobian import jacobian_rank
 from linnat.exact.loss import forward_signals, whitened_after
 from linnat.exact.network import LinearNetwork
 from linnat.exact.task import Task
 from linnat.linalg.kernels import transpose
-from linnat.linalg.kron import kron
+from linnat.linalg.kron import outer_kron
 from linnat.linalg.memory import refuse_beyond_memory
 
 
+@representable("net, task")
 def fisher_block(net: LinearNetwork, task: Task, i: int, j: int) -> Array:
     """Return F_ij = (A_i S A_jᵀ) ⊗ (B_iᵀ Π B_j) (statement F1).
 
@@ -53,6 +54,7 @@ def fisher_block(net: LinearNetwork, task: Task, i: int, j: int) -> Array:
     return block.reshape(*batch, *block.shape[-2:])
 
 
+@representable("net, task")
 def fisher(net: LinearNetwork, task: Task) -> Array:
     """Return the Fisher matrix F = JᵀJ, dense (statement F1).
 
@@ -91,6 +93,7 @@ def fisher(net: LinearNetwork, task: Task) -> Array:
     return matrix.reshape(*batch, *matrix.shape[-2:])
 
 
+@representable("net, task")
 def fisher_rank(net: LinearNetwork, task: Task, rtol: float | None = None) -> Array:
     """Return rank F = Σ r(B̃_i) r(Ã_i) − Σ_{i<L} r(B̃_i) r(Ã_{i+1}) (statement F1).
 
@@ -118,6 +121,7 @@ def fisher_rank(net: LinearNetwork, task: Task, rtol: float | None = None) -> Ar
     return result.reshape(batch)
 
 
+@representable("net, task")
 def hessian(net: LinearNetwork, task: Task) -> Array:
     """Return the Hessian of the loss, H = F + R (statement F2).
 
@@ -160,10 +164,12 @@ def hessian(net: LinearNetwork, task: Task) -> Array:
             matrix[..., rows, columns] += block
             matrix[..., columns, rows] += transpose(block)
             between = weights[i] if between is None else between @ weights[i]
-        delta = transpose(weights[j]) @ delta
+        if j > 1:
+            delta = transpose(weights[j]) @ delta
     return matrix.reshape(*batch, *matrix.shape[-2:])
 
 
+@representable("singular_values")
 def balanced_spectrum(singular_values: Any, depth: int, n_inputs: int, n_outputs: int) -> Array:
     """Return the eigenvalues of JJᵀ at balanced weights, S = I, Π = I (statement S1).
 
@@ -198,7 +204,7 @@ def balanced_spectrum(singular_values: Any, depth: int, n_inputs: int, n_outputs
 
 
 def _block(signals: list[Array], after: list[Array], i: int, j: int) -> Array:
-    return kron(signals[i] @ transpose(signals[j]), transpose(after[i]) @ after[j])
+    return outer_kron(signals[i] @ transpose(signals[j]), transpose(after[i]) @ after[j])
 
 
 def _curvature(pairing: Array, between: Array | None, weight: Array, i: int, net: LinearNetwork) -> Array:

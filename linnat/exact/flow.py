@@ -7,6 +7,7 @@ n_{i-1}), one column wider with biases.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from linnat._checks import (
     as_times,
     check_broadcast,
     fail,
+    representable,
 )
 from linnat.exact.breakdown import (
     Frequency,
@@ -35,6 +37,7 @@ from linnat.exact.network import LinearNetwork, as_network
 from linnat.exact.ratio import analyse, as_pair, square_chain
 from linnat.exact.roots import move_layers
 from linnat.exact.task import Task
+from linnat.linalg.kernels import frobenius
 
 __all__ = [
     "Frequency",
@@ -50,6 +53,7 @@ __all__ = [
 ]
 
 
+@representable("net, task")
 def natural_total(net: LinearNetwork, task: Task, times: Any, gauge: str = "layerwise") -> Array:
     """Return the total weight under natural gradient flow (C1).
 
@@ -99,6 +103,7 @@ def natural_total(net: LinearNetwork, task: Task, times: Any, gauge: str = "laye
     return cast(Array, path.astype(network.dtype))
 
 
+@representable("net, task")
 def natural_loss(net: LinearNetwork, task: Task, times: Any, gauge: str = "layerwise") -> Array:
     """Return the excess loss under natural gradient flow, e^{-2t} ℓ_0 (C1).
 
@@ -123,6 +128,7 @@ def natural_loss(net: LinearNetwork, task: Task, times: Any, gauge: str = "layer
     return cast(Array, loss.astype(network.dtype))
 
 
+@representable("net, task")
 def natural_weights(
     net: LinearNetwork, task: Task, times: Any, *, rtol: float | None = None
 ) -> tuple[Array, ...]:
@@ -182,6 +188,7 @@ def natural_weights(
     return tuple(layer[..., :rows, :].astype(network.dtype, copy=False) for layer in layers)
 
 
+@representable("net")
 def balance(net: LinearNetwork) -> tuple[Array, ...]:
     """Return what gradient flow and minimum-norm natural flow conserve (C4).
 
@@ -205,12 +212,10 @@ def balance(net: LinearNetwork) -> tuple[Array, ...]:
     array([[3.]])
     """
     network = as_network(net)
-    above, below = network.weights[1:], network.layers[:-1]
-    return tuple(
-        np.swapaxes(w, -1, -2) @ w - m @ np.swapaxes(m, -1, -2) for w, m in zip(above, below, strict=True)
-    )
+    return _differences(network.layers, network.weights)
 
 
+@representable("net, task")
 def fisher_length(net: LinearNetwork, task: Task) -> Array:
     """Return the Fisher length √(2 ℓ_0) of the whole path to the optimum, ℓ_0 the excess loss (C1).
 
@@ -236,7 +241,7 @@ def fisher_length(net: LinearNetwork, task: Task) -> Array:
     """
     network, problem = as_pair(net, task)
     require_onto(network, problem)
-    return np.asarray(np.sqrt(2 * _excess(network, problem)).astype(network.dtype))
+    return frobenius(_whitened_error(network, problem)).astype(network.dtype, copy=False)
 
 
 def time_to(excess: Any, eps: Any) -> Array:
@@ -270,9 +275,12 @@ def time_to(excess: Any, eps: Any) -> Array:
 
 
 def _excess(net: LinearNetwork, task: Task) -> Array:
+    return np.asarray(0.5 * frobenius(_whitened_error(net, task)) ** 2)
+
+
+def _whitened_error(net: LinearNetwork, task: Task) -> Array:
     moments = task.moments(net.has_biases)
-    error = task.whiten(moments.target - net.total @ moments.factor)
-    return cast(Array, 0.5 * (error**2).sum(axis=(-1, -2)))
+    return task.whiten(moments.target - net.total.astype(np.float64) @ moments.factor)
 
 
 def _on_range(error: Array, task: Task, biases: bool) -> Array:
@@ -298,7 +306,18 @@ def _end_of_line(net: LinearNetwork, task: Task, gauge: str) -> Array:
 def _is_balanced(net: LinearNetwork) -> bool:
     cut = 16 * max(net.widths) * float(np.finfo(net.dtype).eps)
     scale = max(float(np.abs(layer).max()) for layer in net.layers)
-    return all(float(np.abs(c).max()) <= cut * scale**2 for c in balance(net))
+    if not scale:
+        return True
+    # All layers divided by one number, so that no square leaves the range of the dtype.
+    layers, size = [layer.astype(np.float64) / scale for layer in net.layers], net.widths
+    scaled = [layer[..., : size[i]] for i, layer in enumerate(layers)]
+    return all(float(np.abs(c).max()) <= cut for c in _differences(layers, scaled))
+
+
+def _differences(layers: Sequence[Array], weights: Sequence[Array]) -> tuple[Array, ...]:
+    """Return W_{i+1}ᵀ W_{i+1} − [W_i b_i][W_i b_i]ᵀ."""
+    pairs = zip(weights[1:], layers[:-1], strict=True)
+    return tuple(np.swapaxes(w, -1, -2) @ w - m @ np.swapaxes(m, -1, -2) for w, m in pairs)
 
 
 def _require_before(end: Array, times: Array) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from linnat._checks import Array, ConditionError, as_scalar
+from linnat._checks import Array, ConditionError, as_scalar, representable
 from linnat.exact.chains import make_problem
 from linnat.exact.flow import balance
 from linnat.exact.network import LinearNetwork, as_network
 from linnat.exact.task import Task
+from linnat.linalg.kernels import frobenius
 
 
+@representable("net")
 def imbalance_bound(net: LinearNetwork, rtol: float | None = None) -> Array:
     """Return c = [λ_{n_2}(C)]₊ + [λ_{n_0}(−C)]₊ ≤ λ_min(JJᵀ), for all times of the flow (statement X3).
 
@@ -64,6 +66,7 @@ def imbalance_bound(net: LinearNetwork, rtol: float | None = None) -> Array:
     ).astype(network.dtype, copy=False)
 
 
+@representable("net, task", inf=True)
 def distance_bound(net: LinearNetwork, task: Task, rtol: float | None = None) -> Array:
     """Return ‖E(0)‖/√c ≥ ‖θ(∞) − θ(0)‖, how far the parameters move in the minimum-norm gauge (statement X3).
 
@@ -100,7 +103,7 @@ def distance_bound(net: LinearNetwork, task: Task, rtol: float | None = None) ->
     # In a stack the columns of F beyond the rank of S are exactly zero: no singular value that counts is near rounding.
     inside = left * (values > np.finfo(net.dtype).eps * values[..., :1])[..., None, :]
     error = (problem.error @ inside).reshape(*batch, net.widths[-1], -1)
-    start = np.sqrt((error**2).sum(axis=(-1, -2)))
+    start = frobenius(error)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(least > 0, start / np.sqrt(least), np.inf)).astype(net.dtype, copy=False)
 

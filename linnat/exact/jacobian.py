@@ -16,7 +16,7 @@ from linnat._checks import Array
 from linnat.exact.chains import Chains, Problem
 from linnat.linalg import kernels as k
 from linnat.linalg.kernels import transpose
-from linnat.linalg.kron import kron
+from linnat.linalg.kron import outer_kron
 from linnat.linalg.memory import refuse_beyond_memory
 from linnat.linalg.vec import unvec
 
@@ -69,7 +69,7 @@ def dense_core(small: Core) -> Array:
     pairs = [(transpose(a), b) for a, b in zip(*small, strict=True) if 0 not in (a.shape[-2], b.shape[-1])]
     if not pairs:
         return np.zeros((*small.after[0].shape[:-2], rows, 0), small.after[0].dtype)
-    return np.concatenate([kron(a, b) for a, b in pairs], axis=-1)
+    return np.concatenate([outer_kron(a, b) for a, b in pairs], axis=-1)
 
 
 def embed(vector: Array, problem: Problem, chains: Chains) -> list[Array]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from linnat._checks import Array
+from linnat._checks import Array, representable
 from linnat.exact.chains import Problem, make_problem
 from linnat.exact.network import Direction, LinearNetwork
 from linnat.exact.task import Task
@@ -15,6 +15,7 @@ from linnat.linalg import kernels as k
 from linnat.linalg.kernels import transpose
 
 
+@representable("net, task")
 def excess_loss(net: LinearNetwork, task: Task) -> Array:
     """Return ½ tr[Π E S Eᵀ], the loss above the least one.
 
@@ -41,6 +42,7 @@ def excess_loss(net: LinearNetwork, task: Task) -> Array:
     return np.asarray(0.5 * (error**2).sum(axis=(-1, -2))).reshape(batch)
 
 
+@representable("net, task")
 def loss(net: LinearNetwork, task: Task) -> Array:
     """Return ½ E[(y − Wx)ᵀ Π (y − Wx)] = excess loss + floor.
 
@@ -64,6 +66,7 @@ def loss(net: LinearNetwork, task: Task) -> Array:
     return np.asarray(excess + task.floor(net.has_biases).astype(net.dtype))
 
 
+@representable("net, task")
 def gradient(net: LinearNetwork, task: Task) -> Direction:
     """Return ∂ℓ/∂W_i = −B_iᵀ Π E S A_iᵀ (statement G1).
 

@@ -9,12 +9,13 @@ angles between layers, not of J.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from linnat._checks import Array, ConvergenceError, InputError, as_choice, as_count, as_scalar
+from linnat._checks import Array, ConvergenceError, InputError, as_choice, as_count, as_scalar, representable
 from linnat.exact.balanced import balanced_solution
 from linnat.exact.cells import Found, solve_on_cells
 from linnat.exact.chains import Chains, Problem, groups, make_problem
@@ -90,6 +91,7 @@ class Options(NamedTuple):
 Solver = Callable[[Problem, Chains], tuple[Found, Array]]
 
 
+@representable("net, task")
 def solve_minimum_norm(
     net: LinearNetwork,
     task: Task,
@@ -326,13 +328,23 @@ def _response(problem: Problem, chains: Chains, pieces: list[Array]) -> Array:
 def _tilt(problem: Problem, pieces: list[Array]) -> Array:
     """Return the largest relative ‖v_i M_iᵀ − W_{i+1}ᵀ v_{i+1}‖: zero for directions in the range of Jᵀ."""
     worst = np.zeros(problem.maps[0].shape[:-2])
+    # A quotient: one scale for all pieces and one for all layers keep every product within the range of the dtype.
+    pieces, matrices = _unit(pieces), _unit([*problem.maps, *problem.weights])
+    maps, weights = matrices[: problem.depth], matrices[problem.depth :]
     for i in range(problem.depth - 1):
         own, above = pieces[i], pieces[i + 1]
-        matrix, weight = problem.maps[i], problem.weights[i + 1]
+        matrix, weight = maps[i], weights[i + 1]
         gap = frobenius(own @ transpose(matrix) - transpose(weight) @ above)
         size = frobenius(own) * frobenius(matrix) + frobenius(weight) * frobenius(above)
         worst = np.maximum(worst, _quotient(gap, size))
     return worst
+
+
+def _unit(group: Sequence[Array]) -> list[Array]:
+    """Return all matrices divided by one power of two near the largest entry."""
+    largest = max(float(np.abs(a).max(initial=0.0)) for a in group)
+    power = math.frexp(largest)[1] if 0 < largest < math.inf else 0
+    return [np.ldexp(a, -power) for a in group]
 
 
 def _quotient(value: Array, size: Array) -> Array:

@@ -25,24 +25,23 @@ from linnat._checks import Array, ConvergenceError
 
 TERMS = 56  # of series in y ≤ 1/2
 STEPS = 200
-LOWEST = -744.0  # log of the smallest positive float64
+LOWEST = -1460.0  # below the logarithm of every quotient of positive float64
+NORMAL = np.finfo(np.float64).tiny
 
 
 def approach_time(value: Array, start: Array, target: Array, a: float) -> Array:
     """Return Φ(value/target) − Φ(start/target) for start ≤ value ≤ target, inf at the target."""
     end = value >= target
     safe = np.where(end, start, value)
-    with np.errstate(divide="ignore"):
-        first = np.log(start / target), np.log((target - start) / target)
-        last = np.log(safe / target), np.log((target - safe) / target)
+    first = _log_quotient(start, target), _log_quotient(target - start, target)
+    last = _log_quotient(safe, target), _log_quotient(target - safe, target)
     return np.where(end, np.inf, _approach(*first, *last, a))
 
 
 def invert_approach(near: Array, far: Array, tau: Array, a: float) -> Array:
-    """Return x(τ) from x_0 = near/(near + far), near ≥ 0, far > 0, for dx/dτ = x^{1−a} (1 − x)."""
-    with np.errstate(divide="ignore"):
-        first = np.log(near / (near + far)), np.log(far / (near + far))
-        low = np.maximum(np.log(near) - np.log(far), LOWEST)
+    """Return log x(τ) from x_0 = near/(near + far), near ≥ 0, far > 0, for dx/dτ = x^{1−a} (1 − x)."""
+    first = _log_quotient(near, near + far), _log_quotient(far, near + far)
+    low = np.maximum(_log_quotient(near, far), LOWEST)
     # The asymptote θ + K of Φ lies on one side of it, since Φ is convex (a ≥ 0) or concave in θ.
     edge = np.zeros_like(tau), np.full_like(tau, -1.0)
     constant = float(digamma(a + 2)) + np.euler_gamma + _beta_tail(edge[1], a + 2)
@@ -60,7 +59,7 @@ def invert_approach(near: Array, far: Array, tau: Array, a: float) -> Array:
         log_x, log_y = -np.logaddexp(0, -theta), -np.logaddexp(0, theta)
         return _approach(*first, log_x, log_y, a), np.exp(a * log_x)
 
-    return cast(Array, expit(_solve(fun, tau, low, high, np.clip(guess, low, high))))
+    return cast(Array, -np.logaddexp(0, -_solve(fun, tau, low, high, np.clip(guess, low, high))))
 
 
 def fall_time(value: Array, start: Array, a: float) -> Array:
@@ -86,6 +85,14 @@ def invert_fall(start: Array, tau: Array, a: float) -> Array:
         return _fall(first, u, a), np.exp(a * u - np.logaddexp(0, u))
 
     return np.where(ended, 0.0, np.exp(_solve(fun, goal, low, high, high)))
+
+
+def _log_quotient(value: Array, whole: Array) -> Array:
+    """Return log(value/whole), −inf for 0, also where the quotient leaves the range of float64."""
+    with np.errstate(divide="ignore", over="ignore"):
+        quotient = value / whole
+        far = np.log(value) - np.log(whole)
+        return np.where((quotient >= NORMAL) & (quotient < np.inf), np.log(quotient), far)
 
 
 def _log_box_cox(value: Array, a: float) -> Array:

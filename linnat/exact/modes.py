@@ -28,6 +28,7 @@ from linnat._checks import (
     as_times,
     check_broadcast,
     fail,
+    representable,
 )
 from linnat.exact.mode_integrals import (
     approach_time,
@@ -68,6 +69,7 @@ def gradient_mode(times: Any, start: Any, target: Any, depth: Any) -> Array:
     return partial_mode(times, start, target, depth, 0.0)
 
 
+@representable("times, start, target")
 def partial_mode(times: Any, start: Any, target: Any, depth: Any, gamma: Any) -> Array:
     """Return a singular mode under the flow preconditioned by the Moore–Penrose power F^{−γ} (C6).
 
@@ -125,6 +127,7 @@ def partial_mode(times: Any, start: Any, target: Any, depth: Any, gamma: Any) ->
     return cast(Array, result.astype(mode.dtype))
 
 
+@representable("s, start, target", inf=True)
 def mode_time(s: Any, start: Any, target: Any, depth: Any, gamma: Any = 0.0) -> Array:
     """Return the time at which a mode passes through s: the closed form itself (C5, C6).
 
@@ -204,6 +207,7 @@ def escape_time(start: Any, target: Any, depth: Any, gamma: Any = 0.0, fraction:
     return mode_time(share * goal, start, target, depth, gamma)
 
 
+@representable("start, target")
 def plateau_time(start: Any, target: Any, depth: Any, gamma: Any = 0.0) -> Array:
     """Return the leading term of the escape time as start → 0⁺ (C5, C6).
 
@@ -277,13 +281,22 @@ def _to_positive(start: Array, target: Array, clock: Array, mode: _Mode) -> Arra
     below &= ~stay
     if below.any():
         first, goal = start[below], target[below]
-        result[below] = goal * invert_approach(first, goal - first, tau[below], 1 - mode.power)
+        result[below] = _times_exp(goal, invert_approach(first, goal - first, tau[below], 1 - mode.power))
     above = start > target
     if above.any():
         # q = 1/x obeys dq/dτ = q^{1−p} (1 − q): the same equation with 1 − p for p.
         first, goal = start[above], target[above]
-        result[above] = goal / invert_approach(goal, first - goal, tau[above], mode.power)
+        result[above] = _times_exp(goal, -invert_approach(goal, first - goal, tau[above], mode.power))
     return result
+
+
+def _times_exp(scale: Array, exponent: Array) -> Array:
+    """Return scale · e^exponent, by half of the exponent twice: e^exponent itself may leave the range of float64."""
+    half = np.exp(0.5 * exponent)
+    return cast(
+        Array,
+        np.where(np.abs(exponent) < 700, scale * np.exp(np.clip(exponent, -700, 700)), scale * half * half),
+    )
 
 
 def _to_zero(start: Array, target: Array, clock: Array, mode: _Mode) -> Array:

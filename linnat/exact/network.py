@@ -28,6 +28,7 @@ from linnat._checks import (
     check_broadcast,
     fail,
     freeze,
+    representable,
 )
 from linnat._files import read_npz, write_npz
 from linnat.linalg.vec import unvec, vec
@@ -126,6 +127,7 @@ class LinearNetwork:
         return tuple(_augment(layer) for layer in self.layers)
 
     @property
+    @representable("weights")
     def total(self) -> Array:
         """W_L ⋯ W_1, shape (…, n_L, n_0); with biases [W c], one column wider."""
         signal = self.layers[0]
@@ -136,6 +138,7 @@ class LinearNetwork:
         return signal
 
     @property
+    @representable("weights")
     def before(self) -> tuple[Array, ...]:
         """A_i = W_{i-1} ⋯ W_1 (M_{i-1} ⋯ M_1 with biases) at place i - 1: what stands before layer i."""
         maps = self.maps
@@ -146,6 +149,7 @@ class LinearNetwork:
         return tuple(products)
 
     @property
+    @representable("weights")
     def after(self) -> tuple[Array, ...]:
         """B_i = W_L ⋯ W_{i+1} at place i - 1: what the error goes through after layer i; never has biases."""
         size = self.widths[-1]
@@ -190,6 +194,7 @@ class LinearNetwork:
         return cls([w.astype(kind) for w in layers], [b.astype(kind) for b in offsets] if biases else None)
 
     @classmethod
+    @representable("total")
     def balanced(cls, total: Any, depth: int, width: int | None = None) -> LinearNetwork:
         """Factor a total weight into balanced layers, W_{i+1}ᵀ W_{i+1} = W_i W_iᵀ.
 
@@ -334,6 +339,7 @@ def unflatten(vector: Any, net: LinearNetwork, order: str = "F") -> Direction:
     return tuple(p.reshape(*p.shape[:-1], *s) for p, s in zip(pieces, shapes, strict=True))
 
 
+@representable("net, direction")
 def induced_change(net: LinearNetwork, direction: Sequence[Array]) -> Array:
     """Return the change of the total weight that a direction induces to first order, Σ_i B_i δ_i A_i.
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
-from linnat._checks import Array, as_float_array, check_broadcast, fail
+from linnat._checks import Array, as_float_array, check_broadcast, fail, representable
 from linnat.exact.chains import Problem, make_problem
 from linnat.exact.loss import forward_signals, whitened_after
 from linnat.exact.network import Direction, LinearNetwork, as_direction
@@ -32,6 +32,7 @@ Product = Callable[[Steps], Steps]
 WORKSPACE = 2**25  # numbers that a sweep may hold per layer; wider blocks are cut into several
 
 
+@representable("net, task")
 def fisher_operator(net: LinearNetwork, task: Task) -> LinearOperator:
     """Return F as a SciPy LinearOperator: products with F, never F itself (statement F1).
 
@@ -67,6 +68,7 @@ def fisher_operator(net: LinearNetwork, task: Task) -> LinearOperator:
     return _operator(net, problem, product(problem))
 
 
+@representable("net, task")
 def hessian_operator(net: LinearNetwork, task: Task) -> LinearOperator:
     """Return the Hessian H = F + R as a SciPy LinearOperator: products with H, never H itself (statement F2).
 
@@ -102,6 +104,7 @@ def hessian_operator(net: LinearNetwork, task: Task) -> LinearOperator:
     return _operator(net, problem, product(problem))
 
 
+@representable("net, task, direction")
 def fisher_norm2(net: LinearNetwork, task: Task, direction: Any) -> Array:
     """Return uᵀ F u, twice the Kullback–Leibler divergence of a small step to second order (statement F1).
 
@@ -144,6 +147,7 @@ def fisher_norm2(net: LinearNetwork, task: Task, direction: Any) -> Array:
     return np.asarray((change**2).sum(axis=(-1, -2)))
 
 
+@representable("net, task")
 def fisher_diagonal(net: LinearNetwork, task: Task) -> Direction:
     """Return the diagonal of F (statement F1).
 
@@ -175,6 +179,7 @@ def fisher_diagonal(net: LinearNetwork, task: Task) -> Direction:
     return tuple(result)
 
 
+@representable("net, task")
 def fisher_trace(net: LinearNetwork, task: Task) -> Array:
     """Return tr F = Σ_i ‖B̃_i‖² ‖Ã_i‖², which is also the trace of the Hessian (statements F1, F2).
 
@@ -216,6 +221,7 @@ def _operator(net: LinearNetwork, problem: Problem, product: Product) -> LinearO
     width = max(max(shape) for shape in shapes)
     columns = max(1, WORKSPACE // (width * max(1, min(problem.factor.shape[-1], net.widths[-1]))))
 
+    @representable("net, task, vector")
     def matmat(vectors: Any) -> Array:
         block = as_float_array(vectors, "vector", min_ndim=1).astype(net.dtype, copy=False)
         block = block.reshape(ends[-1], -1)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from linnat._checks import Array, RankWarning, as_scalar
+from linnat._checks import Array, RankWarning, as_scalar, representable
 from linnat.exact.chains import make_problem, outward_factors
 from linnat.exact.network import LinearNetwork
 from linnat.exact.task import Task
@@ -63,6 +63,7 @@ class RankReport(NamedTuple):
     after: SideReport
 
 
+@representable("net, task", nan=True)
 def rank_report(net: LinearNetwork, task: Task, rtol: float | None = None) -> RankReport:
     """Return the ranks of both sides of every layer with the singular values on which they rest.
 
@@ -175,5 +176,5 @@ def _warn(report: RankReport) -> None:
                 f"{side.dropped[place]:.3g}, cut-off {side.cut_off[place]:.3g} relative to the layer; pass an rtol "
                 "within a gap of at least a decade",
                 RankWarning,
-                stacklevel=3,
+                stacklevel=4,
             )

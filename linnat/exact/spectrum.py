@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from linnat._checks import Array, RankWarning, as_choice
+from linnat._checks import Array, RankWarning, as_choice, representable
 from linnat.exact.chains import Problem, make_problem
 from linnat.exact.fisher import fisher, fisher_rank
 from linnat.exact.loss import forward_signals, whitened_after
 from linnat.exact.network import LinearNetwork
 from linnat.exact.task import Task
 from linnat.linalg.kernels import transpose
-from linnat.linalg.kron import kron
+from linnat.linalg.kron import outer_kron
 from linnat.linalg.memory import refuse_beyond_memory
 
 ROUTES = ("auto", "parameters", "samples", "singular-values")
@@ -62,6 +62,7 @@ class LogDet(NamedTuple):
     rank: Array
 
 
+@representable("net, task")
 def fisher_eigenvalues(
     net: LinearNetwork, task: Task, route: str = "auto", rtol: float | None = None
 ) -> Spectrum:
@@ -114,6 +115,7 @@ def fisher_eigenvalues(
     return Spectrum(np.where(kept, np.maximum(values, 0), 0).astype(net.dtype, copy=False), rank, way)
 
 
+@representable("net, task")
 def fisher_logdet(net: LinearNetwork, task: Task, rtol: float | None = None) -> LogDet:
     """Return the logarithm of the pseudo-determinant of F, the product of its non-zero eigenvalues (statement F1).
 
@@ -159,7 +161,7 @@ def fisher_logdet(net: LinearNetwork, task: Task, rtol: float | None = None) -> 
             "the log-determinant of the Fisher matrix has no digits: of the eigenvalues that count, the smallest "
             "is lost in rounding; rtol decides how many count",
             RankWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     tiny = np.finfo(net.dtype).tiny
     logarithms = np.log(np.maximum(values, tiny, where=kept, out=np.ones_like(values)))
@@ -173,7 +175,7 @@ def _gram(problem: Problem, space: int) -> Array:
     matrix = np.zeros((*batch, space, space), problem.factor.dtype)
     if space:
         for signal, back in zip(forward_signals(problem), whitened_after(problem), strict=True):
-            matrix += kron(transpose(signal) @ signal, back @ transpose(back))
+            matrix += outer_kron(transpose(signal) @ signal, back @ transpose(back))
     return matrix
 
 
@@ -186,5 +188,5 @@ def _singular_values(problem: Problem, net: LinearNetwork) -> Array:
     count = math.prod(batch) * space * net.n_parameters
     refuse_beyond_memory("net", count, net.dtype.itemsize, REMEDY, copies=3)
     pairs = zip(forward_signals(problem), whitened_after(problem), strict=True)
-    blocks = [kron(transpose(signal), back) for signal, back in pairs]
+    blocks = [outer_kron(transpose(signal), back) for signal, back in pairs]
     return np.asarray(np.linalg.svd(np.concatenate(blocks, axis=-1), compute_uv=False))

@@ -27,6 +27,7 @@ from linnat._checks import (
     check_broadcast,
     fail,
     freeze,
+    representable,
 )
 from linnat._files import read_npz, write_npz
 from linnat.exact.distributed import fold_dask
@@ -101,6 +102,7 @@ class Task:
     rtol: float | None
     white_noise: bool
 
+    @representable("teacher, input_cov, noise_cov, teacher_bias, input_mean")
     def __init__(
         self,
         teacher: Any,
@@ -199,6 +201,7 @@ class Task:
         bias = np.broadcast_to(self.teacher_bias, (*shape, self.n_outputs))
         return np.concatenate([teacher, bias[..., None]], axis=-1)
 
+    @representable("task")
     def floor(self, biases: bool = False) -> Array:
         """Return the least loss ½ tr[Π (E[y yᵀ] − W* S W*ᵀ)] of a network without (or with) biases."""
         residual = self.whiten(self.moments(biases).residual)
@@ -406,6 +409,7 @@ class Task:
         return type(self)._from_root(both.root, self.n_inputs, both.rows, noise, max(cuts, default=None))
 
     @classmethod
+    @representable("x, y")
     def _from_root(cls, root: Array, inputs: int, count: int, noise_cov: Any, rtol: float | None) -> Task:
         """Build a task from the R factor of the rows [1, x, y] / √N."""
         ones, rows, values = root[:, :1], root[:, 1 : 1 + inputs], root[:, 1 + inputs :]

@@ -19,6 +19,7 @@ from linnat._checks import Array
 SMALL = 48  # below this size an SVD is cheaper than an iteration
 ITERATIONS = 12
 QR_BLOCK = 64
+SMALLEST_SQUARE = 1e-260  # below, the squares in a norm may have been rounded to zero
 
 
 class Factored(NamedTuple):
@@ -118,7 +119,13 @@ def solve_checked(a: Factored, original: Array, b: Array) -> tuple[Array, Array]
 def frobenius(a: Array) -> Array:
     """Return the Frobenius norm of each matrix."""
     # In float64: squares of large float32 entries overflow.
-    return np.asarray(np.sqrt(np.einsum("...ij,...ij->...", a, a, dtype=np.float64)))
+    square = np.einsum("...ij,...ij->...", a, a, dtype=np.float64)
+    if a.dtype == np.float32 or ((square > SMALLEST_SQUARE) & (square < np.inf)).all():
+        return np.asarray(np.sqrt(square))
+    largest = np.abs(a).max(axis=(-1, -2), initial=0.0)
+    scale = np.where((largest > 0) & (largest < np.inf), largest, 1.0)
+    scaled = a / scale[..., None, None]
+    return np.asarray(scale * np.sqrt(np.einsum("...ij,...ij->...", scaled, scaled)))
 
 
 def two_norm(a: Array) -> Array:

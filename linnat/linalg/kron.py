@@ -27,10 +27,13 @@ def kron(a: Any, b: Any) -> Array:
     array([[1., 2.],
            [3., 6.]])
     """
-    first, second = as_matrix(a, "a"), as_matrix(b, "b")
-    product = first[..., :, None, :, None] * second[..., None, :, None, :]
-    rows, columns = first.shape[-2] * second.shape[-2], first.shape[-1] * second.shape[-1]
-    return product.reshape(*product.shape[:-4], rows, columns)
+    return outer_kron(as_matrix(a, "a"), as_matrix(b, "b"))
+
+
+def outer_kron(a: Array, b: Array) -> Array:
+    """Return A ⊗ B like `kron`, of arrays that have been checked or come from a computation."""
+    product = a[..., :, None, :, None] * b[..., None, :, None, :]
+    return product.reshape(*product.shape[:-4], a.shape[-2] * b.shape[-2], a.shape[-1] * b.shape[-1])
 
 
 def kron_apply(a: Any, b: Any, x: Any) -> Array:
