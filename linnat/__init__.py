@@ -2,13 +2,13 @@
 
 Public names, in the order in which data flows:
 
-* networks and tasks: `LinearNetwork`, `Task`, `flatten`, `unflatten`, `induced_change`;
+* networks and tasks: `LinearNetwork`, `Task`, the module `families`, `flatten`, `unflatten`, `induced_change`;
 * loss, Fisher matrix and Hessian: `loss`, `excess_loss`, `gradient`, `fisher`, `fisher_block`,
   `fisher_rank`, `fisher_operator`, `fisher_diagonal`, `fisher_trace`, `fisher_norm2`, `hessian`,
   `hessian_operator`, `fisher_eigenvalues`, `fisher_logdet`, `balanced_spectrum`;
 * natural gradient: `natural_gradient`, `solve_minimum_norm`, `solve_damped`, `factored_damping_error`,
   `factored_damping_series`, `mask_coefficients`, `ranks`, `rank_report`, `is_onto`, `has_full_ranks`, `error_estimate`;
-* over time: the modules `flow`, `modes`, `descent`, `separable`; `imbalance_bound`, `distance_bound`;
+* over time: the modules `flow`, `geodesics`, `modes`, `descent`, `separable`; `imbalance_bound`, `distance_bound`;
 * oracles by definition: `dense`; statements and their checks: `claims`, `verify`.
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from linnat import families
 from linnat._checks import (
     ConditionError,
     ConvergenceError,
