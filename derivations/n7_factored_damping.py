@@ -44,12 +44,12 @@ def exact_part(root: Any) -> sp.Expr:
 
 
 def reach(pi: Any = PI) -> sp.Expr:
-    """Return the eigenvalue of 𝓡 = Λ̃⁺/π ⊕ πΛ⁺."""
+    """Return the eigenvalue of K = Λ̃⁺/π ⊕ πΛ⁺."""
     return 1 / (pi * BETA) + pi / ALPHA
 
 
 def spread(pi: Any = PI) -> sp.Expr:
-    """Return the eigenvalue of 𝒮 = πΛ̃ ⊕ Λ/π."""
+    """Return the eigenvalue of G = πΛ̃ ⊕ Λ/π."""
     return pi * BETA + ALPHA / pi
 
 
@@ -140,21 +140,21 @@ def _weak(d: Derivation) -> None:
     series = 1 - ROOT * reach() + ROOT**2 * (reach() ** 2 - 1 / (BETA * ALPHA))
     rest = sp.simplify((u - series) / ROOT**3)
     d.prove(
-        "λ → 0: factored = [1 − √λ 𝓡 + λ(𝓡² − Λ̃⁺ ⊗ Λ⁺)] u + O(λ^{3/2}), u the undamped step of the block",
+        "λ → 0: factored = [1 − √λ K + λ(K² − Λ̃⁺ ⊗ Λ⁺)] u + O(λ^{3/2}), u the undamped step of the block",
         sp.series(u, ROOT, 0, 3).removeO(),
         series,
-        formula=r"v = [1 - \sqrt{\lambda} R + \lambda(R^2 - \tilde{\Lambda}^+ \otimes \Lambda^+)] u + O(\lambda^{3/2})",
+        formula=r"v = [1 - \sqrt{\lambda} K + \lambda(K^2 - \tilde{\Lambda}^+ \otimes \Lambda^+)] u + O(\lambda^{3/2})",
     )
     d.check("  the rest over λ^{3/2} stays finite", bool(sp.limit(rest, ROOT, 0).is_finite))
     gap = BETA * ALPHA * (factored_part(ROOT) - exact_part(ROOT))
     d.prove(
-        "against the exactly damped block, of which the error is of order λ, it is −√λ 𝓡u + λ𝓡²u + O(λ^{3/2})",
+        "against the exactly damped block, of which the error is of order λ, it is −√λ Ku + λK²u + O(λ^{3/2})",
         sp.series(gap, ROOT, 0, 3).removeO(),
         -ROOT * reach() + ROOT**2 * reach() ** 2,
     )
     both = 1 / (PI * BETA), PI / ALPHA
     d.prove(
-        "without a difference: 𝓡² − Λ̃⁺ ⊗ Λ⁺ = L² + LR + R² with L = Λ̃⁺/π, R = πΛ⁺",
+        "without a difference: K² − Λ̃⁺ ⊗ Λ⁺ = L² + LR + R² with L = Λ̃⁺/π, R = πΛ⁺",
         reach() ** 2 - 1 / (BETA * ALPHA),
         both[0] ** 2 + both[0] * both[1] + both[1] ** 2,
     )
@@ -164,7 +164,7 @@ def _strong(d: Derivation) -> None:
     t = sp.Symbol("t", positive=True)  # 1/√λ
     scaled = factored_part(1 / t) / t**2
     d.prove(
-        "λ → ∞: λ factored = [1 − 𝒮/√λ + (𝒮² − Λ̃ ⊗ Λ)/λ] g + O(λ^{−3/2})",
+        "λ → ∞: λ factored = [1 − G/√λ + (G² − Λ̃ ⊗ Λ)/λ] g + O(λ^{−3/2})",
         sp.series(sp.simplify(scaled), t, 0, 3).removeO(),
         1 - t * spread() + t**2 * (spread() ** 2 - BETA * ALPHA),
     )
@@ -271,7 +271,7 @@ def _instances(d: Derivation) -> None:
         found = [m.applyfunc(lambda x: sp.limit(x, ROOT, 0, "+")) for m in exact]
         d.check(f"{name}: the layers' limits as λ → 0 are B̃_i⁺ẼÃ_i⁺ exactly", found == limit)
         root_terms = [m.applyfunc(lambda x: sp.limit(sp.diff(x, ROOT), ROOT, 0, "+")) for m in exact]
-        d.check(f"{name}: their derivatives in √λ are −𝓡u exactly", root_terms == half)
+        d.check(f"{name}: their derivatives in √λ are −Ku exactly", root_terms == half)
         whole = ex.stack(limit) / ex.depth
         shortest = ex.stack(n3.minimum_norm(ex))
         d.check(f"{name}: 1/L of them is not the minimum-norm gauge", whole != shortest)
@@ -291,7 +291,7 @@ def _instances(d: Derivation) -> None:
 
 
 def _terms(ex: Example) -> tuple[list[sp.Matrix], list[sp.Matrix]]:
-    """Return (Λ̃ + s/π)⁻¹(−∂ℓ/∂W)(Λ + πs)⁻¹ for π = 2 as functions of s, and −𝓡u."""
+    """Return (Λ̃ + s/π)⁻¹(−∂ℓ/∂W)(Λ + πs)⁻¹ for π = 2 as functions of s, and −Ku."""
     values, slopes = [], []
     for a, b in zip(ex.a, ex.b, strict=True):
         outer, inner = b.T * b, a * a.T
@@ -330,7 +330,7 @@ def factored(
 def weak_terms(
     weights: Sequence[Array], error: Array, input_cov: Array, noise_cov: Array
 ) -> tuple[list[Array], list[Array], list[Array]]:
-    """Evaluate u, −𝓡u and (𝓡² − Λ̃⁺ ⊗ Λ⁺)u of every layer on float arrays."""
+    """Evaluate u, −Ku and (K² − Λ̃⁺ ⊗ Λ⁺)u of every layer on float arrays."""
     values = float_symbols(weights, error, input_cov, noise_cov)
     zeroth, first, second = [], [], []
     for i in range(1, len(weights) + 1):
