@@ -24,7 +24,8 @@ from linnat._checks import Array, ConvergenceError
 from linnat.linalg.exponentials import log_softmax, softplus
 
 RANK_RTOL = 1e-10
-CLIP = 300.0  # exponents: far beyond what a damped step resolves, well within the type
+CLIP = 690.0  # exponents: far beyond what a damped step resolves, within the type
+LEAST_STEP = 1e-290
 MAX_NEWTON = 200
 MAX_STEPS = 20_000
 
@@ -172,38 +173,45 @@ def follow(loss: Loss, start: Array, times: Array) -> Array:
     >>> follow(loss, np.zeros(1), np.array([0.0, 1.0, 1e4])).ravel().round(9)
     array([0.00000000e+00, 1.48988013e+00, 1.00006931e+04])
     """
-    state, now, step = start.copy(), 0.0, 0.25
-    found = np.empty((len(times), len(start)))
-    tangent = _solve(loss.rows(state, 0.0))[1]
+    state, now, found = start.copy(), 0.0, np.empty((len(times), len(start)))
+    tangent, speed = _tangent(loss, state, now)
+    # Saturated on the wrong side, margins move by |m| within a time of e^{−|m|}: the first step is as small.
+    step = min(0.25, 1 / max(speed, 1e-9))
     for k, goal in enumerate(times):
         for _ in range(MAX_STEPS):
             if now >= goal:
                 break
             ahead = min(step, goal - now)
             then = goal if ahead == goal - now else now + ahead
-            candidate, first = _newton(loss, state + ahead * tangent, then, 1e-2)
-            if first > 4.0 and ahead > 1e-3:
+            known = ahead > max(LEAST_STEP, 16 * np.finfo(float).eps * now)
+            candidate, first = _newton(loss, state + ahead * tangent, then, 1e-2, 4.0 if known else np.inf)
+            if first > 4.0 and known:
                 step = 0.5 * ahead
                 continue
             step = max(step, 2.0 * ahead) if first < 1.0 else step
             state, now = candidate, then
-            tangent = _solve(loss.rows(state, now))[1]
+            tangent, _ = _tangent(loss, state, now)
         else:
             raise ConvergenceError(f"The path stopped at time {now:.6g}: steps of {step:.3g}.", state)
         if goal > 0:
-            state, _ = _newton(loss, state, goal, 0.0)
-            tangent = _solve(loss.rows(state, goal))[1]
+            state, _ = _newton(loss, state, goal, 0.0, np.inf)
+            tangent, _ = _tangent(loss, state, now)
         found[k] = state
     return found
 
 
-def _newton(loss: Loss, state: Array, time: float, tolerance: float) -> tuple[Array, float]:
-    """Return the minimum at a time and the first change of a predictor; to rounding where the tolerance is 0."""
+def _newton(loss: Loss, state: Array, time: float, tolerance: float, most: float) -> tuple[Array, float]:
+    """Return the minimum at a time, to rounding where the tolerance is 0, and the first change of a predictor.
+
+    It gives up at once where that is larger than `most`.
+    """
     first, last = np.inf, np.inf
     for k in range(MAX_NEWTON):
         rows = loss.rows(state, time)
-        correction, _, change = _solve(rows)
+        correction, _, change, _ = _solve(rows)
         first = change if k == 0 else first
+        if first > most:
+            return state, first
         size = 1 + float(np.abs(rows.design @ state).max())
         rounding = 64 * np.finfo(float).eps * size
         # Newton's corrections shrink quadratically until they are rounding errors, which do not shrink.
@@ -214,17 +222,23 @@ def _newton(loss: Loss, state: Array, time: float, tolerance: float) -> tuple[Ar
     raise ConvergenceError(f"Newton's method at time {time:.6g}: corrections of {last:.3g}.", state)
 
 
-def _solve(rows: Rows) -> tuple[Array, Array, float]:
-    """Return Newton's correction of the unknowns, dw/dt, and how far the correction moves a predictor at most."""
+def _tangent(loss: Loss, state: Array, time: float) -> tuple[Array, float]:
+    """Return dw/dt and how fast a predictor moves at most."""
+    _, tangent, _, speed = _solve(loss.rows(state, time))
+    return tangent, speed
+
+
+def _solve(rows: Rows) -> tuple[Array, Array, float, float]:
+    """Return Newton's correction, dw/dt, and how far each of them moves a predictor at most."""
     system = _system(rows)
-    basis = rows.design[system.chosen]
     changes = np.linalg.solve(system.matrix, np.stack([system.score, system.drift], axis=1))
-    unknowns = np.linalg.solve(basis, changes)
-    moved = system.ratios @ changes[:, 0]
+    unknowns = np.linalg.solve(rows.design[system.chosen], changes)
+    moved = system.ratios @ changes
     if rows.group:
-        by_sample = moved.reshape(-1, rows.group)
+        by_sample = moved.reshape(-1, rows.group, 2)
         moved = np.maximum(by_sample.max(axis=1), 0) - np.minimum(by_sample.min(axis=1), 0)
-    return unknowns[:, 0], unknowns[:, 1], float(np.abs(moved).max())
+    largest = np.abs(moved).max(axis=0)
+    return unknowns[:, 0], unknowns[:, 1], float(largest[0]), float(largest[1])
 
 
 def _system(rows: Rows) -> System:
