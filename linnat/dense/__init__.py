@@ -2,10 +2,10 @@
 
 `sample` turns a task into finitely many weighted points; `jacobian` perturbs parameters one by one; `fisher`
 has the gradient, the Fisher matrix by four roads, the empirical Fisher and the Hessian; `natural` solves on
-the P × P matrix; `flow` integrates and iterates. They take single networks, work in float64, and refuse what
-would not fit in memory.
+the P × P matrix; `flow` integrates and iterates, `exponential` for losses other than the square. They take
+single networks, work in float64, and refuse what would not fit in memory.
 """
 
-from linnat.dense import fisher, flow, jacobian, natural, sample
+from linnat.dense import exponential, fisher, flow, jacobian, natural, sample
 
-__all__ = ["sample", "jacobian", "fisher", "natural", "flow"]
+__all__ = ["sample", "jacobian", "fisher", "natural", "flow", "exponential"]
