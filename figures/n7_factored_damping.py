@@ -197,7 +197,7 @@ def first_terms(data: Data) -> tuple[Array, Array]:
 
 def draw(data: Data) -> Figure:
     """Draw errors against λ/‖F‖, blocks above, the whole matrix below."""
-    figure, axes = plt.subplots(2, len(CASES), sharex=True, sharey="row", figsize=(7.0, 4.7))
+    figure, axes = plt.subplots(2, len(CASES), sharex=True, sharey="row", figsize=(7.0, 4.3))
     weak, strong = first_terms(data)
     for c, (name, _, _) in enumerate(CASES):
         above, below = axes[0, c], axes[1, c]
