@@ -8,7 +8,8 @@ Public names, in the order in which data flows:
   `hessian_operator`, `fisher_eigenvalues`, `fisher_logdet`, `balanced_spectrum`;
 * natural gradient: `natural_gradient`, `solve_minimum_norm`, `solve_damped`, `factored_damping_error`,
   `factored_damping_series`, `mask_coefficients`, `ranks`, `rank_report`, `is_onto`, `has_full_ranks`, `error_estimate`;
-* over time: the modules `flow`, `geodesics`, `modes`, `descent`, `separable`; `imbalance_bound`, `distance_bound`;
+* over time: the modules `flow`, `geodesics`, `modes`, `descent`, `online`, `separable`; `imbalance_bound`, `distance_bound`;
+* in practice: multilayer networks and their curvature matrices, `nonlinear`;
 * oracles by definition: `dense`; statements and their checks: `claims`, `verify`.
 """
 
@@ -25,7 +26,7 @@ from linnat._checks import (
     RangeError,
     RankWarning,
 )
-from linnat.exact import bottleneck, descent, flow, geodesics, modes, separable
+from linnat.exact import bottleneck, descent, flow, geodesics, modes, online, separable
 from linnat.exact.chains import Ranks, ranks
 from linnat.exact.conditions import ErrorEstimate, error_estimate, has_full_ranks, is_onto
 from linnat.exact.damping import solve_damped
@@ -52,7 +53,7 @@ from linnat.exact.spectrum import LogDet, Spectrum, fisher_eigenvalues, fisher_l
 from linnat.exact.task import Task
 
 if TYPE_CHECKING:
-    from linnat import claims, dense
+    from linnat import claims, dense, nonlinear
     from linnat.claims import verify
 
 __version__ = "0.1.0"
@@ -111,6 +112,8 @@ __all__ = [
     "mask_coefficients",
     "modes",
     "natural_gradient",
+    "nonlinear",
+    "online",
     "rank_report",
     "ranks",
     "separable",
@@ -122,10 +125,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the oracles and the claims when they are first asked for: most programs need neither."""
+    """Import these when they are first asked for: most programs need none of them."""
     import importlib
 
-    if name in ("claims", "dense"):
+    if name in ("claims", "dense", "nonlinear"):
         return importlib.import_module(f"linnat.{name}")
     if name == "verify":
         return importlib.import_module("linnat.claims").verify

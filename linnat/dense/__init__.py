@@ -6,6 +6,6 @@ the P × P matrix; `flow` integrates and iterates, `exponential` for losses othe
 single networks, work in float64, and refuse what would not fit in memory.
 """
 
-from linnat.dense import exponential, fisher, flow, jacobian, natural, sample
+from linnat.dense import exponential, fisher, flow, jacobian, multilayer, natural, sample
 
-__all__ = ["sample", "jacobian", "fisher", "natural", "flow", "exponential"]
+__all__ = ["sample", "jacobian", "fisher", "natural", "flow", "exponential", "multilayer"]

@@ -8,7 +8,8 @@ identity units is a test.
 
 from __future__ import annotations
 
-from linnat.nonlinear.activations import ACTIVATIONS, Activation
+from linnat.nonlinear import curvature, passes
+from linnat.nonlinear.initial import initial
 from linnat.nonlinear.network import Network
 
-__all__ = ["ACTIVATIONS", "Activation", "Network"]
+__all__ = ["Network", "initial", "passes", "curvature"]

@@ -149,6 +149,8 @@ class Curvature:
         if structure == "diagonal":
             return np.diag(self.diagonal())
         refuse_beyond_memory("net", size * size, self.parameters.itemsize, "Use .operator().", 2)
+        if structure == "full":
+            return self._full()
         out = np.zeros((size, size), self.parameters.dtype)
         slices = self.net.slices
         if structure == "units":
@@ -158,7 +160,7 @@ class Curvature:
                     place = np.arange(where.start + a, where.stop, rows)
                     out[np.ix_(place, place)] = block
             return out
-        reach = {"full": len(slices), "layers": 0, "tridiagonal": 1}[structure]
+        reach = {"layers": 0, "tridiagonal": 1}[structure]
         for i in range(len(slices)):
             for j in range(i, min(i + reach + 1, len(slices))):
                 block = self.block(i + 1, j + 1)
@@ -260,6 +262,18 @@ class Curvature:
                 weighted = along * error
                 part[:-1] += signal.T @ weighted
                 part[-1] += weighted.sum(axis=0)
+        return out / self.rows
+
+    def _full(self) -> Array:
+        if self.kind in ("gauss-newton", "hessian"):
+            return self._columns(slice(0, self.net.n_parameters))
+        out = np.zeros((self.net.n_parameters,) * 2, self.parameters.dtype)
+        for signals, errors in self._squares():
+            for start in range(0, self.rows, ROWS):
+                part = slice(start, start + ROWS)
+                rows = [_outer(h[part], e[part]) for h, e in zip(signals, errors, strict=True)]
+                gradients = np.concatenate(rows, axis=1)
+                out += gradients.T @ gradients
         return out / self.rows
 
     def _columns(self, where: slice) -> Array:

@@ -205,18 +205,18 @@ def test_sampled_targets_are_unbiased_with_the_error_of_their_number() -> None:
     net, theta, x, _, _ = case(4, "categorical", 2)
     true = curvature.true_fisher(net, theta, x).dense()
     means, errors = [], []
-    for count in (40, 4000):
+    for count in (10, 250):
         runs = np.array(
-            [curvature.monte_carlo_fisher(net, theta, x, count, rng=s).dense() for s in range(24)]
+            [curvature.monte_carlo_fisher(net, theta, x, count, rng=s).dense() for s in range(30)]
         )
         spread = runs.std(axis=0) / np.sqrt(len(runs))
         means.append(np.abs(runs.mean(axis=0) - true).max() / max(spread.max(), 1e-300))
         errors.append(np.sqrt(((runs - true) ** 2).mean()))
     assert max(means) <= 5
-    assert errors[0] / errors[1] == pytest.approx(10, rel=0.3)
+    assert errors[0] / errors[1] == pytest.approx(5, rel=0.3)
     # Negative control: the data's targets are no sample of the model.
     wrong = curvature.empirical_fisher(net, theta, x, np.eye(net.widths[-1])[np.zeros(len(x), int)]).dense()
-    assert np.sqrt(((wrong - true) ** 2).mean()) > 5 * errors[0]
+    assert np.sqrt(((wrong - true) ** 2).mean()) > 5 * errors[1]
 
 
 def test_describe_says_which_matrix() -> None:
