@@ -134,7 +134,7 @@ def is_in_range(value: object, *, inf: bool = False, nan: bool = False) -> bool:
 
 def as_float_array(value: object, name: str, *, ndim: int | None = None, min_ndim: int = 0) -> Array:
     """Return `value` as a finite, non-empty float32 or float64 array (integers become float64)."""
-    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+    if _has_mask(value):
         fail(name, "numbers without a mask", "masked entries", "Leave out these rows, or fill them.")
     try:
         array = np.asarray(value)
@@ -289,6 +289,13 @@ def as_covariance(
             f"eigenvalue {worst:.6g} (largest {float(largest.max()):.3g})",
         )
     return matrix
+
+
+def _has_mask(value: object) -> bool:
+    """Return whether an array, or one within nested lists, has masked entries, which np.asarray would drop."""
+    if isinstance(value, (list, tuple)):
+        return any(_has_mask(item) for item in value)
+    return isinstance(value, np.ma.MaskedArray) and bool(np.ma.is_masked(value))
 
 
 def _short(value: object) -> str:

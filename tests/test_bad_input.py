@@ -15,12 +15,23 @@ from linnat.data import load_data, read_idx
 
 NET = ln.LinearNetwork.random((3, 3, 3), rng=0)
 TASK = ln.Task(np.diag([1.0, 2.0, 3.0]))
+STACK = ln.LinearNetwork.random((3, 3, 3), rng=0, batch_shape=(2,))
 RAGGED = [[1.0], [2.0, 3.0]]
 MASKED = np.ma.masked_array(np.eye(3), mask=np.eye(3, dtype=bool))
 
 REFUSED: list[tuple[str, Callable[[], Any]]] = [
     (r"^weights\[0\]: expected numbers without a mask", lambda: ln.LinearNetwork([MASKED])),
     (r"^x: expected numbers without a mask", lambda: ln.Task.from_data(MASKED, np.eye(3))),
+    (r"^x: expected numbers without a mask", lambda: ln.Task.from_data([list(r) for r in MASKED], np.eye(3))),
+    (r"^weights\[0\]: expected numbers without a mask", lambda: ln.LinearNetwork([[MASKED[0], MASKED[1]]])),
+    (
+        r"^net: expected a single network, found leading axes \(2,\)",
+        lambda: dense.fisher.hessian(STACK, TASK),
+    ),
+    (
+        r"^net: expected a single network, found leading axes \(2,\)",
+        lambda: dense.fisher.score_covariance(STACK, TASK),
+    ),
     (r"^weights, biases: .*broadcast", lambda: ln.LinearNetwork([np.zeros((2, 3, 3))], [np.zeros((5, 3))])),
     (r"^mask: .*inhomogeneous", lambda: ln.natural_gradient(NET, TASK, mask=RAGGED)),
     (r"^mask: .*inhomogeneous", lambda: dense.natural.block_mask(NET, RAGGED)),  # type: ignore[arg-type]

@@ -151,7 +151,9 @@ def _rows(array: Any, first: int, last: int) -> Array:
     """Return rows of an array on disk or in memory."""
     mapped = isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.mode != "c"
     if not mapped or array.filename is None or not array.flags.c_contiguous:
-        return np.asarray(array[first:last])
+        rows = array[first:last]
+        # A mask is kept, so that it is refused and not dropped.
+        return rows if isinstance(rows, np.ma.MaskedArray) else np.asarray(rows)
     width = array.shape[1]
     start = array.offset + first * width * array.itemsize
     found = np.fromfile(array.filename, array.dtype, (last - first) * width, offset=start)

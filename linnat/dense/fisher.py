@@ -394,8 +394,15 @@ def root_residual(net: LinearNetwork, data: Task | Sample) -> Array:
 
 
 def fitting_sample(net: LinearNetwork, data: Task | Sample) -> Sample:
-    """Return the points of `data` if their widths are those of the network."""
+    """Return the points of `data` if their widths are those of the network, a single one."""
     points, widths = as_sample(data), as_network(net).widths
+    if net.batch_shape:
+        fail(
+            "net",
+            "a single network",
+            f"leading axes {net.batch_shape}",
+            "Loop over them: the oracles are dense.",
+        )
     found = points.x.shape[1], points.y.shape[1]
     if found != (widths[0], widths[-1]):
         expected = f"{widths[0]} inputs and {widths[-1]} outputs, as the network"

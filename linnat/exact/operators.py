@@ -56,6 +56,7 @@ def fisher_operator(net: LinearNetwork, task: Task) -> LinearOperator:
     Notes
     -----
     4L GEMMs, 8 min(ρ, n_L) Σ n_i n_{i-1} flops per column; O(min(ρ, n_L) Σ n_i) memory beside the network.
+    `eigsh` finds one copy of a multiple eigenvalue, `lobpcg` with a block of two both.
 
     Examples
     --------

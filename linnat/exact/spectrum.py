@@ -90,7 +90,9 @@ def fisher_eigenvalues(
     Notes
     -----
     4/3 m³ flops, m = min(P, n_L ρ), beside forming the matrix. Errors: eps λ_max in each eigenvalue,
-    eps √(λ λ_max) by singular values, which cost about max(P, n_L ρ)/m times more.
+    eps √(λ λ_max) by singular values, which cost about max(P, n_L ρ)/m times more. Of larger networks
+    `scipy.sparse.linalg.eigsh` on `fisher_operator` gives some eigenvalues: of a multiple one (S1 has many) a single
+    copy, since it starts from one vector; `lobpcg`, from a block, gives as many as the block has columns.
 
     Examples
     --------

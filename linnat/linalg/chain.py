@@ -83,23 +83,17 @@ def sweep(start: Array | None, factors: Sequence[Array], ranks: Sequence[int]) -
     Notes
     -----
     A product and a QR per factor, an SVD where a rank is below the generic one, and a second QR per factor
-    below a drop.
+    below a drop. The first QR is left out of square factors (and of a square start) of full rank before a drop: they
+    map the whole space onto the whole space, so that any basis serves, and the second QR makes their link triangular.
     """
-    bases: list[Array | None] = []
-    links: list[Link | None] = []
-    turns: list[Array | None] = []
     batch = factors[0].shape[:-2] if factors else (() if start is None else start.shape[:-2])
     certain, drift = np.ones(batch, bool), np.zeros(batch)
-    basis: Array | None = None
-    if start is None:
-        bases, links, turns = [None], [None], [None]
-    else:
-        if start.shape[-2] == ranks[0] and ranks[-1] < ranks[0]:
-            bases, links, turns = [None], [Link(start[..., : ranks[0]], False)], [None]
-        else:
-            basis, upper = k.qr(start[..., : ranks[0]])
-            bases, links, turns = [basis], [Link(upper, False)], [None]
-        drift = drift + (0.0 if ranks[0] == start.shape[-2] else slack(start))
+    basis, first = _first(start, ranks)
+    if start is not None and ranks[0] < start.shape[-2]:
+        drift = drift + slack(start)
+    bases: list[Array | None] = [basis]
+    links: list[Link | None] = [first]
+    turns: list[Array | None] = [None]
     for j, matrix in enumerate(factors, 1):
         image = matrix if basis is None else k.matmul(matrix, basis)
         if basis is None and image.shape[-2] == image.shape[-1] == ranks[j] > ranks[-1]:
@@ -116,6 +110,16 @@ def sweep(start: Array | None, factors: Sequence[Array], ranks: Sequence[int]) -
         turns.append(turn)
         basis = new
     return _nest(bases, links, turns, tuple(ranks), certain)
+
+
+def _first(start: Array | None, ranks: Sequence[int]) -> tuple[Array | None, Link | None]:
+    """Return U_0 and T_0; a square start is its own link where a drop to come will factor that anyway."""
+    if start is None:
+        return None, None
+    if start.shape[-2] == ranks[0] > ranks[-1]:
+        return None, Link(start[..., : ranks[0]], False)
+    basis, upper = k.qr(start[..., : ranks[0]])
+    return basis, Link(upper, False)
 
 
 def _stage(image: Array, rank: int) -> tuple[Array | None, Link, Array | None, bool]:

@@ -106,6 +106,17 @@ def test_arrays_that_cannot_be_cut() -> None:
             row_chunks(*args)
 
 
+def test_masks_are_refused_and_not_dropped() -> None:
+    x = np.arange(40.0).reshape(20, 2) % 7
+    masked = np.ma.masked_array(x, np.zeros(x.shape, bool))
+    whole = Task.from_chunks(row_chunks(masked, rows=8))
+    assert (whole.input_cov == Task.from_chunks(row_chunks(x, rows=8)).input_cov).all()
+    masked[9, 1] = np.ma.masked
+    for chunks, name in ((row_chunks(masked, rows=8), "x"), (row_chunks(x, masked, rows=8), "y")):
+        with pytest.raises(InputError, match=f"^chunk 1: {name}: expected numbers without a mask"):
+            Task.from_chunks(chunks)
+
+
 # IDX
 
 

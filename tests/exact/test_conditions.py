@@ -124,6 +124,37 @@ def test_the_estimate_of_nothing_is_nothing() -> None:
     assert found.layers.tolist() == [0, 0]
 
 
+def test_the_estimate_where_the_direction_is_zero() -> None:
+    # W = W* to the last bit, by exact products: u is 0, and a rerun with other last bits is not.
+    net = ln.LinearNetwork([np.diag([2.0, 4.0]), np.diag([8.0, 0.5])])
+    found = ln.error_estimate(net, ln.Task(net.total))
+    assert not any(u.any() for u in ln.natural_gradient(net, ln.Task(net.total)))
+    assert found.relative == 4
+    assert found.layers.tolist() == [4, 4]
+    assert 0 < found.absolute < 1e-13
+    # Beside it a direction is rounding alone, and its size is what the absolute error says.
+    near = ln.Task(net.total * (1 + 2.0**-52))
+    found = ln.error_estimate(net, near)
+    size = float(np.linalg.norm(ln.flatten(ln.natural_gradient(net, near))))
+    assert 1 < found.relative < np.inf
+    assert size <= found.absolute == pytest.approx(float(found.relative) * size)
+
+
+def test_the_absolute_estimate_is_the_relative_one_times_the_size() -> None:
+    problem = make_problem("bottleneck", 3)
+    found = ln.error_estimate(problem.net, problem.task)
+    size = np.linalg.norm(ln.flatten(ln.natural_gradient(problem.net, problem.task)))
+    assert float(found.absolute) == pytest.approx(float(found.relative * size), rel=1e-6)
+
+
+def test_the_estimate_does_not_see_a_rank_that_is_wrong() -> None:
+    # A true rank of 2 cut to 1: the answer is far off, the estimate small. It is `rank_report` that has the gap.
+    net, task = ln.LinearNetwork([np.diag([1.0, 1e-5]), np.eye(2)]), ln.Task(np.eye(2))
+    cut, whole = (ln.flatten(ln.natural_gradient(net, task, rtol=rtol)) for rtol in (1e-3, None))
+    assert np.linalg.norm(cut - whole) > 0.5 * np.linalg.norm(whole)
+    assert float(ln.error_estimate(net, task, rtol=1e-3).relative) < 1e-12
+
+
 def test_a_tie_is_decided_by_the_cut_off() -> None:
     net = ln.LinearNetwork([np.diag([1.0, 1e-5]), np.eye(2)])
     task = ln.Task(np.eye(2))

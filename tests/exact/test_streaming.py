@@ -442,6 +442,10 @@ def test_a_checkpoint_that_cannot_be_written_is_seen_at_once(tmp_path: Path) -> 
         ([(np.ones((0, 2)), np.ones((0, 1)))], "^chunk 0: x: expected a non-empty array"),
         ([(np.ones((2, 2), bool), np.ones((2, 1)))], "^chunk 0: x: expected real numbers"),
         ([(np.ones((2, 2)), np.ones((3, 1)))], "^chunk 0: y: expected 2 rows, found 3"),
+        (
+            [(np.ma.masked_equal(np.eye(2), 0.0), np.ones((2, 1)))],
+            "^chunk 0: x: expected numbers without a mask, found masked entries",
+        ),
         ([(np.ones((2, 2)), np.ones((2, 1)), 0)], r"^chunk 0: expected a pair \(x, y\), found tuple"),
         (np.ones((4, 3)), r"^chunk 0: expected a pair \(x, y\), found ndarray"),
         ([(np.ones((2, 2)), np.ones((2, 1)))], "^chunk 0: y: expected 2 columns, as noise_cov says, found 1"),
