@@ -15,6 +15,7 @@ import numpy as np
 from linnat._checks import Array, ConditionError, as_count, as_float_array, as_scalar, fail, representable
 from linnat.exact.natural import natural_gradient
 from linnat.exact.network import LinearNetwork
+from linnat.exact.online import online_loss as online_loss
 from linnat.exact.ratio import analyse, as_pair, ratio_matrix, square_chain
 from linnat.exact.roots import move_layers
 from linnat.exact.task import Task
