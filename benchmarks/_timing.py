@@ -9,11 +9,12 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy
 
+import linnat
 from linnat import hardware
 
 PAUSE = 0.05
@@ -34,6 +35,14 @@ class Row(NamedTuple):
     def met(self) -> bool:
         """Whether the median ratio keeps the promise."""
         return self.ratio >= self.target if self.higher_is_better else self.ratio <= self.target
+
+
+class Outcome(NamedTuple):
+    """What a benchmark returns that has more to tell than rows."""
+
+    rows: list[Row]
+    text: str = ""
+    data: Any = None
 
 
 def block_times(
@@ -67,15 +76,20 @@ def ratio(
     return Row(name, float(middle), (float(low), float(high)), target, unit, higher_is_better)
 
 
-def environment() -> str:
-    """Return what a reader needs in order to repeat the run."""
-    versions = f"Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}"
-    return "\n".join([versions, *(f"{name}: {value}" for name, value in hardware.facts().items())])
+def environment() -> dict[str, str]:
+    """Return what a reader needs in order to repeat the run: versions, processor, BLAS, kernels, threads."""
+    return {
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "SciPy": scipy.__version__,
+        "linnat": linnat.__version__,
+        **hardware.facts(),
+    }
 
 
-def table(title: str, rows: list[Row]) -> str:
-    """Return the rows as text."""
-    lines = [title, ""]
+def table(title: str, rows: list[Row], before: str = "") -> str:
+    """Return the rows as text, with other text before them."""
+    lines = [title, "", *([before, ""] if before else [])]
     for row in rows:
         sign = "≥" if row.higher_is_better else "≤"
         verdict = "met" if row.met else "MISSED"

@@ -175,6 +175,48 @@ def supported_kernels(flags: Iterable[str] | None = None) -> tuple[str, ...]:
     return tuple(name for name, needed in KERNELS.items() if needed <= own)
 
 
+def supported(name: str) -> str:
+    """Return the kernel's name as OpenBLAS writes it, if this processor has its instructions.
+
+    Parameters
+    ----------
+    name : str
+        Upper or lower case.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    InputError
+        For a kernel that does not exist or whose instructions the processor lacks.
+
+    Examples
+    --------
+    >>> try:
+    ...     supported("Fast")
+    ... except ValueError as error:
+    ...     print(str(error)[:16])
+    kernel: expected
+    """
+    known = {kernel.lower(): kernel for kernel in KERNELS}
+    if not isinstance(name, str) or name.lower() not in known:
+        fail("kernel", "one of auto, " + ", ".join(KERNELS), repr(name))
+    kernel = known[name.lower()]
+    flags = processor()["flags"]
+    if not KERNELS[kernel] <= flags:
+        lacking = " ".join(sorted(KERNELS[kernel] - flags)) if flags else "flags unknown"
+        there = ", ".join(supported_kernels()) or "none known"
+        fail(
+            "kernel",
+            "one that this processor supports",
+            f"{kernel} (lacking: {lacking})",
+            f"There are: {there}.",
+        )
+    return kernel
+
+
 def measure(
     kernels: Iterable[str] | None = None, size: int = 640, budget: float | None = None
 ) -> tuple[Timing, ...]:
@@ -203,7 +245,7 @@ def measure(
     """
     count = as_count(size, "size")
     seconds = math.inf if budget is None else as_scalar(budget, "budget", low=0.0)
-    chosen = [_supported(name) for name in kernels] if kernels is not None else supported_kernels()[-3:]
+    chosen = [supported(name) for name in kernels] if kernels is not None else supported_kernels()[-3:]
     start = time.monotonic()
     timings = [_time("", count, [])]
     for name in chosen if _is_openblas() else ():
@@ -313,7 +355,7 @@ def with_kernel(kernel: str | None, *, restart: bool = True) -> None:
     """
     if kernel is None or (kernel == "auto" and VARIABLE in os.environ):
         return
-    wanted = recommended(measure()) if kernel == "auto" else _supported(kernel)
+    wanted = recommended(measure()) if kernel == "auto" else supported(kernel)
     if wanted is None or os.environ.get(VARIABLE, "").lower() == wanted.lower():
         return
     if not restart:
@@ -326,25 +368,6 @@ def with_kernel(kernel: str | None, *, restart: bool = True) -> None:
     if os.name == "posix":
         os.execve(sys.executable, command, environment)
     sys.exit(subprocess.run(command, env=environment, check=False).returncode)
-
-
-def _supported(name: str) -> str:
-    """Return the kernel's name as OpenBLAS writes it, if this processor has its instructions."""
-    known = {kernel.lower(): kernel for kernel in KERNELS}
-    if not isinstance(name, str) or name.lower() not in known:
-        fail("kernel", "one of auto, " + ", ".join(KERNELS), repr(name))
-    kernel = known[name.lower()]
-    flags = processor()["flags"]
-    if not KERNELS[kernel] <= flags:
-        lacking = " ".join(sorted(KERNELS[kernel] - flags)) if flags else "flags unknown"
-        there = ", ".join(supported_kernels()) or "none known"
-        fail(
-            "kernel",
-            "one that this processor supports",
-            f"{kernel} (lacking: {lacking})",
-            f"There are: {there}.",
-        )
-    return kernel
 
 
 def _time(kernel: str, size: int, known: list[tuple[str, ...]]) -> Timing:
