@@ -47,7 +47,7 @@ class LimitProgram(NamedTuple):
 
     Attributes
     ----------
-    direction : array (d,), or (C, d) for C classes
+    direction : array (d,), or (d, C) for C classes
         u*, with least margin 1; in the row space. Not of unit length.
     offset : array like direction
         The constant term, −A_I⁻¹ log q*_I at a non-degenerate vertex; ‖offset‖ is the constant C of ‖w/t − u*‖ ≤ C/t.
@@ -238,8 +238,8 @@ def categorical_limit(
     x : array (N, d)
     labels : integer array (N,)
         Classes 0 … C − 1.
-    initial : array (C, d), optional
-        w(0); 0 by default.
+    initial : array (d, C), optional
+        w(0), as in `geodesics.predictor`; 0 by default.
     n_classes : int, optional
         C; the largest label plus one by default.
     rtol : float, optional
@@ -248,7 +248,7 @@ def categorical_limit(
     Returns
     -------
     LimitProgram
-        Directions (C, d) with Σ_c u_c = 0 (the softmax does not see the rest), dual, active and slack (N, C) with
+        Directions (d, C) with Σ_c u_c = 0 (the softmax does not see the rest), dual, active and slack (N, C) with
         q_nc the limit of e^t p_nc; in the column of the right class dual 0, active False, slack infinite.
 
     Raises
@@ -263,26 +263,25 @@ def categorical_limit(
     Examples
     --------
     >>> categorical_limit([[2.0], [-1.0]], [0, 1]).direction
-    array([[ 0.5],
-           [-0.5]])
+    array([[ 0.5, -0.5]])
     """
     inputs = as_rows(x, "x")
     count = None if n_classes is None else as_count(n_classes, "n_classes", low=2)
     classes, count = _as_classes(labels, len(inputs), count)
-    start = _as_initial(initial, (count, inputs.shape[1])).astype(np.float64)
-    scores = inputs.astype(np.float64) @ start.T
+    start = _as_initial(initial, (inputs.shape[1], count)).astype(np.float64)
+    scores = inputs.astype(np.float64) @ start
     top = scores.max(axis=1, keepdims=True)
     log_probability = scores - top - np.log(np.exp(scores - top).sum(axis=1, keepdims=True))
     wrong = np.arange(count) != classes[:, None]
     sample, other = np.nonzero(wrong)
     chosen = np.eye(count)[classes[sample]] - np.eye(count)[other]
-    signed = (chosen[:, :, None] * inputs[sample][:, None, :].astype(np.float64)).reshape(len(sample), -1)
+    signed = (inputs[sample][:, :, None].astype(np.float64) * chosen[:, None, :]).reshape(len(sample), -1)
     rows = _as_white(signed, log_probability[wrong], len(inputs))
     flat = _solve(rows, _as_cut(rtol), inputs.dtype)
     dual, active = np.zeros(wrong.shape, inputs.dtype), np.zeros(wrong.shape, bool)
     slack = np.full(wrong.shape, np.inf, inputs.dtype)
     dual[wrong], active[wrong], slack[wrong] = flat.dual, flat.active, flat.slack
-    shape = (count, inputs.shape[1])
+    shape = (inputs.shape[1], count)
     return flat._replace(
         direction=flat.direction.reshape(shape),
         offset=flat.offset.reshape(shape),
@@ -480,10 +479,11 @@ def _solve(rows: _Rows, cut: float, dtype: Any) -> LimitProgram:
     line = centroid(rows.white, cost / size, face, cut)
     # exp(−R d) are the multipliers of the scaled cost: those of G_0 are larger by a factor.
     factor = shift + np.log(size)
-    dual = np.where(face.tight, np.exp(factor - rows.white @ line.offset), 0.0)
+    tight = rows.white[face.tight]
+    dual = np.zeros(len(rows.white))
+    dual[face.tight] = np.exp(factor - tight @ line.offset)
     slack = rows.white @ line.point - 1.0
     slack[face.tight] = 0.0
-    tight = rows.white[face.tight]
     values = np.linalg.svd(tight, compute_uv=False)[: tight.shape[1]]
     unique = len(line.levels) == 1
     relative = np.exp(-tight @ line.offset)
