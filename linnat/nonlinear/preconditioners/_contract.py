@@ -1,0 +1,42 @@
+"""What do all preconditioners promise?"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from linnat._checks import Array
+from linnat.nonlinear.network import Network
+from linnat.nonlinear.statistics import Statistics
+
+State = TypeVar("State")
+
+
+class Info(NamedTuple):
+    """What an update did.
+
+    Attributes
+    ----------
+    refreshed : bool
+        Whether inverses or eigenbases were recomputed.
+    ranks : tuple of pairs of int, or ()
+        Numerical ranks of the two factors of each layer, where they were computed.
+    """
+
+    refreshed: bool
+    ranks: tuple[tuple[int, int], ...] = ()
+
+
+class Preconditioner(Protocol[State]):
+    """The contract; see the package."""
+
+    def init(self, net: Network, dtype: Any = ...) -> State:
+        """Return the state before the first minibatch."""
+        ...
+
+    def update(self, state: State, statistics: Statistics) -> tuple[State, Info]:
+        """Return the state after a minibatch."""
+        ...
+
+    def apply(self, state: State, gradient: Array) -> Array:
+        """Return the preconditioned gradient (P,)."""
+        ...

@@ -1,0 +1,144 @@
+"""EKFAC: K-FAC's eigenbasis with the right variances in it (George et al. 2018). Statement O2.
+
+With A_i = U_A diag(a) U_Aᵀ and G_i = U_G diag(g) U_Gᵀ, K-FAC takes a gᵀ for the second moments of the gradient's
+coordinates in the basis U_A ⊗ U_G; EKFAC takes those moments themselves, s = E[(U_Aᵀ h̃)² (U_Gᵀ δ)²ᵀ]. Of all diagonals
+in that basis this one is nearest to the block of F in the Frobenius norm, and has its trace: both for the basis in use,
+stale or fresh. It follows neither that a stale basis beats a fresh K-FAC, nor that the inverse is nearer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from linnat._checks import Array, as_choice, as_count, as_dtype, as_scalar, fail
+from linnat.nonlinear.network import Network
+from linnat.nonlinear.preconditioners._contract import Info
+from linnat.nonlinear.preconditioners._factors import Factors, averaged, empty, extended
+from linnat.nonlinear.preconditioners.kfac import check_decay
+from linnat.nonlinear.statistics import Statistics
+
+
+class EkfacState(NamedTuple):
+    """Factors, eigenbases and second moments in them.
+
+    Attributes
+    ----------
+    net : Network
+    factors : Factors
+    bases : tuple of pairs of arrays
+        (U_A, U_G) of each layer; empty before the first minibatch.
+    moments : tuple of arrays (n_{i−1} + 1, n_i)
+        s of each layer.
+    averaged : int
+        Minibatches in the running average of s since the bases were renewed.
+    """
+
+    net: Network
+    factors: Factors
+    bases: tuple[tuple[Array, Array], ...]
+    moments: tuple[Array, ...]
+    averaged: int
+
+
+@dataclass(frozen=True)
+class Ekfac:
+    """EKFAC.
+
+    Parameters
+    ----------
+    damping : float
+        Added to the second moments: λ > 0.
+    decay : float
+        Largest weight of the past in running averages, of factors and second moments; 0 takes the last minibatch alone.
+    period : int
+        Updates between eigendecompositions.
+    moments : "rows" or "mean"
+        Where s comes from: the squares of every row's gradient (two products of the layer's size), or the square of
+        the mean gradient times the number of rows (EKFAC-ra: cheaper, noisier, and biased by the square of the
+        gradient where that is not small against its noise).
+
+    Raises
+    ------
+    InputError
+        For a damping that is not positive, or a decay outside of [0, 1).
+
+    Examples
+    --------
+    >>> net = Network((1, 1), family="gaussian")
+    >>> ekfac = Ekfac(damping=1.0)
+    >>> batch = Statistics((np.array([[1.0], [-1.0]]),), (np.array([[1.0], [-1.0]]),))
+    >>> state, _ = ekfac.update(ekfac.init(net), batch)
+    >>> ekfac.apply(state, np.array([1.0, 0.0]))
+    array([0.5, 0. ])
+    """
+
+    damping: float = 1e-2
+    decay: float = 0.95
+    period: int = 50
+    moments: str = "rows"
+
+    def __post_init__(self) -> None:
+        as_scalar(self.damping, "damping", low=0.0, open_low=True)
+        check_decay(self.decay)
+        as_count(self.period, "period")
+        as_choice(self.moments, "moments", ("rows", "mean"))
+
+    def init(self, net: Network, dtype: Any = np.float64) -> EkfacState:
+        """Return the state before the first minibatch."""
+        return EkfacState(net, empty(net, as_dtype(dtype)), (), (), 0)
+
+    def update(self, state: EkfacState, statistics: Statistics) -> tuple[EkfacState, Info]:
+        """Return the state after a minibatch, and whether the eigenbases were renewed.
+
+        With the bases the running average of s is carried over: in the new bases the best guess from the factors
+        alone, K-FAC's a gᵀ, starts a new average.
+        """
+        due = state.factors.batches % self.period == 0
+        state = state._replace(factors=averaged(state.factors, statistics, self.decay))
+        if due:
+            state = self.renewed(state)
+        count = state.averaged + 1
+        # The guess that starts an average counts as one minibatch, except before anything is known.
+        known = 1 if state.factors.batches > 1 else 0
+        old = min(1.0 - 1.0 / (count + known), self.decay)
+        fresh = self._moments(state, statistics)
+        moments = tuple(old * s + (1.0 - old) * new for s, new in zip(state.moments, fresh, strict=True))
+        return state._replace(moments=moments, averaged=count), Info(due)
+
+    def renewed(self, state: EkfacState) -> EkfacState:
+        """Return the state with eigenbases of the present factors, and K-FAC's second moments in them."""
+        bases, moments = [], []
+        for inner, outer in zip(state.factors.inputs, state.factors.outputs, strict=True):
+            a, left = np.linalg.eigh(inner)
+            g, right = np.linalg.eigh(outer)
+            bases.append((left, right))
+            # Rounding can make eigenvalues of a semi-definite matrix negative; second moments are not.
+            moments.append(np.maximum(a, 0.0)[:, None] * np.maximum(g, 0.0))
+        return state._replace(bases=tuple(bases), moments=tuple(moments), averaged=0)
+
+    def _moments(self, state: EkfacState, statistics: Statistics) -> list[Array]:
+        found = []
+        for (left, right), signal, error in zip(
+            state.bases, statistics.signals, statistics.errors, strict=True
+        ):
+            inner, outer = extended(signal) @ left, error @ right
+            if self.moments == "rows":
+                found.append((inner**2).T @ outer**2 / len(inner))
+            else:
+                found.append((inner.T @ outer / len(inner)) ** 2 * len(inner))
+        return found
+
+    def apply(self, state: EkfacState, gradient: Array) -> Array:
+        """Return the preconditioned gradient (P,)."""
+        if not state.bases:
+            fail("state", "a state that has seen a minibatch", "a new one")
+        net, out = state.net, np.empty_like(gradient)
+        layers = zip(net.blocks(gradient), net.blocks(out), state.bases, state.moments, strict=True)
+        for block, part, (left, right), moments in layers:
+            inside = left.T @ block @ right
+            inside /= moments + self.damping
+            np.matmul(left @ inside, right.T, out=part)
+        return out
