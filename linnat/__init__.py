@@ -8,7 +8,7 @@ Public names, in the order in which data flows:
   `hessian_operator`, `fisher_eigenvalues`, `fisher_logdet`, `balanced_spectrum`;
 * natural gradient: `natural_gradient`, `solve_minimum_norm`, `solve_damped`, `factored_damping_error`,
   `factored_damping_series`, `mask_coefficients`, `ranks`, `rank_report`, `is_onto`, `has_full_ranks`, `error_estimate`;
-* over time: the modules `completion`, `flow`, `geodesics`, `modes`, `descent`, `online`, `separable`;
+* over time: the modules `completion`, `flow`, `geodesics`, `modes`, `descent`, `online`, `noise`, `separable`;
   `imbalance_bound`, `distance_bound`;
 * in practice: multilayer networks and their curvature matrices, `nonlinear`;
 * oracles by definition: `dense`; statements and their checks: `claims`, `verify`.
@@ -27,7 +27,7 @@ from linnat._checks import (
     RangeError,
     RankWarning,
 )
-from linnat.exact import bottleneck, completion, descent, flow, geodesics, modes, online, separable
+from linnat.exact import bottleneck, completion, descent, flow, geodesics, modes, noise, online, separable
 from linnat.exact.chains import Ranks, ranks
 from linnat.exact.conditions import ErrorEstimate, error_estimate, has_full_ranks, is_onto
 from linnat.exact.damping import solve_damped
@@ -115,6 +115,7 @@ __all__ = [
     "modes",
     "natural_gradient",
     "nonlinear",
+    "noise",
     "online",
     "rank_report",
     "ranks",

@@ -67,6 +67,7 @@ STAGES = (
         "online_moments",
         "online_depth",
         "online",
+        "noise",
         "descent",
         "programs",
         "separable",

@@ -2,8 +2,8 @@
 
 W⁺ = W + η (1/b) Σ_s (y_s − Wx_s)x_sᵀ P⁻¹, P a fixed metric on the inputs, y − W*x ~ N(0, Σ); or W⁺ = W + η Π(…) without
 a metric, plain stochastic gradient descent. Let s_i be the eigenvalues of the pencil (S, P) and p_j those of Π (1 with
-a metric: then Σ drops out). In whitened coordinates, turned to their eigenvectors, the moments of a pair of rows j, l of
-the error, K_ik = E ê_ji ê_lk, close: with r_ji = p_j s_i,
+a metric: then Σ drops out). In whitened coordinates, turned to their eigenvectors, the moments of a pair of rows j, l
+of the error, K_ik = E ê_ji ê_lk, close: with r_ji = p_j s_i,
 
     K⁺_ik = (1 − ηr_ji)(1 − ηr_lk)K_ik + (η²/b) r_ji r_lk [K_ki + δ_ik (tr K + δ_jl)].
 
