@@ -50,8 +50,8 @@ class Family(ABC):
     name: str = ""
 
     @abstractmethod
-    def targets(self, y: Any) -> Array:
-        """Return targets (…, C) after a check of their range."""
+    def targets(self, y: Any, name: str = "y") -> Array:
+        """Return targets (…, C) after a check of their range; `name` is what errors call them."""
 
     @abstractmethod
     def mean(self, z: Any) -> Array:
@@ -128,9 +128,9 @@ class Gaussian(Family):
         object.__setattr__(self, "cov", cov)
         object.__setattr__(self, "_factor", np.linalg.cholesky(cov))
 
-    def targets(self, y: Any) -> Array:
+    def targets(self, y: Any, name: str = "y") -> Array:
         """Return targets (…, C): any real numbers."""
-        return self._fits(as_float_array(y, "y", min_ndim=1), "y")
+        return self._fits(as_float_array(y, name, min_ndim=1), name)
 
     def mean(self, z: Any) -> Array:
         """Return z."""
@@ -218,13 +218,13 @@ class Bernoulli(Family):
 
     name: str = field(default="bernoulli", init=False)
 
-    def targets(self, y: Any) -> Array:
+    def targets(self, y: Any, name: str = "y") -> Array:
         """Return targets (…, C): labels 0 and 1, or probabilities."""
-        values = as_float_array(y, "y", min_ndim=1)
+        values = as_float_array(y, name, min_ndim=1)
         if (values < 0).any() or (values > 1).any():
             worst = float(values.min() if (values < 0).any() else values.max())
             remedy = "Labels ±1 become (y + 1)/2." if worst == -1 else ""
-            fail("y", "labels 0 or 1, or probabilities", worst, remedy)
+            fail(name, "labels 0 or 1, or probabilities", worst, remedy)
         return values
 
     def mean(self, z: Any) -> Array:
@@ -295,19 +295,22 @@ class Categorical(Family):
 
     name: str = field(default="categorical", init=False)
 
-    def targets(self, y: Any) -> Array:
+    def targets(self, y: Any, name: str = "y") -> Array:
         """Return targets (…, C): one-hot rows (`one_hot`), or points of the simplex."""
-        values = as_float_array(y, "y", min_ndim=1)
+        values = as_float_array(y, name, min_ndim=1)
         size = values.shape[-1]
         if size < 2:
-            fail("y", "at least two classes on the last axis", f"shape {values.shape}", "Labels: one_hot.")
+            fail(name, "at least two classes on the last axis", f"shape {values.shape}", "Labels: one_hot.")
         if (values < 0).any():
-            fail("y", "probabilities ≥ 0", float(values.min()))
+            fail(name, "probabilities ≥ 0", float(values.min()))
         off = np.abs(values.sum(axis=-1) - 1)
         if (off > 8 * size * np.finfo(values.dtype).eps).any():
             total = float(values.sum(axis=-1).flat[int(off.argmax())])
             fail(
-                "y", "probabilities of sum 1 over the last axis", total, "Labels: one_hot(labels, n_classes)."
+                name,
+                "probabilities of sum 1 over the last axis",
+                total,
+                "Labels: one_hot(labels, n_classes).",
             )
         return values
 
@@ -317,7 +320,7 @@ class Categorical(Family):
 
     def link(self, mean: Any) -> Array:
         """Return log p, centred."""
-        p = self.targets(mean)
+        p = self.targets(mean, "mean")
         if (p == 0).any():
             fail("mean", "probabilities > 0", 0.0)
         return self.centre(np.log(p))
@@ -388,11 +391,11 @@ class Poisson(Family):
 
     name: str = field(default="poisson", init=False)
 
-    def targets(self, y: Any) -> Array:
+    def targets(self, y: Any, name: str = "y") -> Array:
         """Return targets (…, C): counts, or rates ≥ 0."""
-        values = as_float_array(y, "y", min_ndim=1)
+        values = as_float_array(y, name, min_ndim=1)
         if (values < 0).any():
-            fail("y", "counts ≥ 0", float(values.min()))
+            fail(name, "counts ≥ 0", float(values.min()))
         return values
 
     def mean(self, z: Any) -> Array:
@@ -401,7 +404,7 @@ class Poisson(Family):
 
     def link(self, mean: Any) -> Array:
         """Return log λ."""
-        rates = self.targets(mean)
+        rates = self.targets(mean, "mean")
         if (rates == 0).any():
             fail("mean", "rates > 0", 0.0)
         return np.asarray(np.log(rates))

@@ -21,7 +21,7 @@ import scipy.linalg
 
 from linnat._checks import Array, as_float_array, as_matrix, as_scalar, as_times, check_broadcast, fail
 from linnat.exact.tilted import Logistic, LogLinear, Softmax, follow
-from linnat.families import Family, as_family, one_hot
+from linnat.families import Categorical, Family, as_family, one_hot
 from linnat.linalg.rank import default_rtol
 
 
@@ -99,7 +99,7 @@ def class_probabilities(times: Any, initial: Any, labels: Any) -> Array:
     >>> class_probabilities(np.log(2.0), [0.5, 0.3, 0.2], 0)
     array([[0.75, 0.15, 0.1 ]])
     """
-    start = as_family("categorical", "family").targets(initial)
+    start = Categorical().targets(initial, "initial")
     goal = one_hot(labels, start.shape[-1])
     return mean_parameters(times, start, goal)
 
