@@ -101,6 +101,7 @@ def class_probabilities(times: Any, initial: Any, labels: Any) -> Array:
     """
     start = Categorical().targets(initial, "initial")
     goal = one_hot(labels, start.shape[-1])
+    check_broadcast([start.shape[:-1], goal.shape[:-1]], "labels")
     return mean_parameters(times, start, goal)
 
 
