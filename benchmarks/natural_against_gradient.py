@@ -2,7 +2,7 @@
 
 The floor is the sum of the times of the BLAS and LAPACK calls that the algorithm needs, each measured alone
 on matrices of the same shape: LU and solves for square layers; products, QR and triangular solves for the
-sweeps of wide nets and bottlenecks.
+sweeps of wide nets and bottlenecks. `tests/benchmarks` compares the count with the calls that are made.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import blas, lapack
@@ -25,6 +26,7 @@ NETWORKS = {
     "bottleneck of 256 in the middle": ((*(N,) * 4, N // 2, *(N,) * 4), 7.0),
 }
 Shape = tuple[str, int, int, int]
+BLOCK = 64  # of recursive QRs: the faster of LAPACK's two on several threads
 
 
 def run() -> list[Row]:
@@ -50,7 +52,10 @@ def _measure(net: ln.LinearNetwork, task: ln.Task) -> dict[str, np.ndarray]:
 
 
 def _operations(widths: tuple[int, ...]) -> Counter[Shape]:
-    """Return the calls (kind, m, n, k) that the layerwise natural gradient needs."""
+    """Return the calls (kind, m, n, k) that the layerwise natural gradient of a generic network needs if S > 0.
+
+    Not the estimates of condition numbers, which take matrices times vectors. "qr" is of m × n with k columns of Q.
+    """
     depth, inputs, outputs = len(widths) - 1, widths[0], widths[-1]
     calls: Counter[Shape] = Counter()
     for i in range(1, depth):  # the total weight
@@ -60,33 +65,68 @@ def _operations(widths: tuple[int, ...]) -> Counter[Shape]:
         calls["lu", n, n, n] += depth
         calls["solve", n, n, n] += 2 * depth - 2
         calls["gemm", n, n, n] += depth - 1
-        return calls
-    right = _sweep(calls, widths[:-1])
-    left = _sweep(calls, widths[:0:-1])[::-1]
-    narrow = min(*right, *left)
-    for i, (p, q) in enumerate(zip(left, right, strict=True)):
-        size = outputs if narrow == outputs else narrow
-        calls["trsm", min(p, size), inputs, min(p, size)] += i < depth - 1
-        calls["trsm", q, q, q] += i > 0
-        calls["gemm", widths[i + 1], q, p] += 1
-        calls["gemm", q, widths[i], q] += 1
-        calls["gemm", widths[i + 1], widths[i], q] += 1
-    return calls
+        return +calls
+    right = _sweep(calls, widths[:-1], start=min(widths[:-1]) < inputs)
+    left = _sweep(calls, widths[:0:-1], start=False)
+    if right.links[0]:  # the error is E F, with W_1 F as one more product
+        calls["gemm", widths[1], inputs, inputs] += 1
+    calls["gemm", outputs, inputs, outputs] += left.ranks[-1] < outputs
+    calls["gemm", outputs, inputs, inputs] += right.ranks[-1] < inputs
+    p, q = left.ranks[::-1], right.ranks
+    uniform = p[0] == outputs and q[-1] == inputs
+    for i in range(depth):
+        level = depth - 1 - i
+        again = level > 0 and (uniform or p[i] == p[i + 1])
+        links = left.links[level : level + 1] if again else left.links[: level + 1]
+        calls["trsm", p[i], inputs, p[i]] += sum(links)
+        calls["trsm", q[i], q[i], q[i]] += right.links[i]
+        inverted = any(right.links[: i + 1])
+        if left.bases[level]:
+            calls["gemm", widths[i + 1], q[i], p[i]] += 1
+        if right.bases[i] or inverted:
+            calls["gemm", widths[i + 1], widths[i], q[i]] += 1
+        if right.bases[i] and inverted:
+            calls["gemm", q[i], widths[i], q[i]] += 1
+    return +calls
 
 
-def _sweep(calls: Counter[Shape], sizes: tuple[int, ...]) -> list[int]:
-    """Count one sweep: a product and a QR per layer, and a second QR and product per layer above a drop of rank."""
-    ranks = [sizes[0]]
-    for below, size in pairwise(sizes):
-        rank = min(ranks[-1], size)
-        calls["gemm", size, ranks[-1], below] += 1
-        calls["qr", max(size, ranks[-1]), max(size, ranks[-1]) if size < ranks[-1] else rank, 0] += 1
-        ranks.append(rank)
-    for rank in ranks[1 : ranks.index(ranks[-1])]:
-        if rank > ranks[-1]:
-            calls["gemm", rank, rank, rank] += 2
-            calls["qr", rank, rank, 0] += 1
-    return ranks
+class _Swept(NamedTuple):
+    """What a sweep leaves at each level: rank, whether there is a basis, whether there is a link to solve with."""
+
+    ranks: list[int]
+    bases: list[bool]
+    links: list[bool]
+
+
+def _sweep(calls: Counter[Shape], sizes: tuple[int, ...], *, start: bool) -> _Swept:
+    """Count one sweep of generic matrices: the way out with products and QRs, the way back with rotations."""
+    ranks = list(accumulate(sizes, min))
+    bases, links, turns = [False], [start], [False]
+    for j, size in enumerate(sizes[1:], 1):
+        columns = ranks[j - 1]
+        if bases[-1]:
+            calls["gemm", size, columns, sizes[j - 1]] += 1
+        if not bases[-1] and size == columns > ranks[-1]:
+            bases.append(False)  # the rotation to come triangularises this square link
+        elif size >= columns:
+            calls["qr", size, columns, columns] += 1
+            bases.append(True)
+        else:
+            calls["qr", columns, size, columns] += 1
+            bases.append(False)
+        links.append(True)
+        turns.append(size < columns)
+    turned = False
+    for j in range(len(sizes) - 1, -1, -1):
+        rank = ranks[j]
+        if turned:
+            calls["gemm", sizes[j], rank, rank] += bases[j]
+            calls["gemm", rank, rank, rank] += links[j]
+            calls["qr", rank, rank, rank] += links[j]
+            calls["gemm", ranks[j - 1], rank, rank] += turns[j]
+        bases[j] = bases[j] or turned
+        turned = turned or turns[j]
+    return _Swept(ranks, bases, links)
 
 
 def _floor(calls: Counter[Shape]) -> float:
@@ -111,7 +151,13 @@ def _floor(calls: Counter[Shape]) -> float:
             t, b = np.triu(draw(m, m)) + m * np.eye(m), draw(m, n)
             return lambda: blas.dtrsm(1.0, t, b)
         a = draw(m, n)
-        return lambda: lapack.dorgqr(*lapack.dgeqrf(a)[:2])
+        identity, block = np.eye(m, k, order="F"), min(BLOCK, n)
+
+        def decompose() -> object:
+            packed, blocks, _ = lapack.dgeqrt(block, a)
+            return lapack.dgemqrt(packed, blocks, identity)
+
+        return decompose
 
     total = 0.0
     for shape, count in calls.items():
