@@ -17,6 +17,7 @@ from scipy.optimize import linprog, nnls
 from linnat._checks import Array, ConvergenceError
 
 MAX_STEPS = 200
+ZERO = 1e-5
 QUADRATIC = 1e-6  # decrement below which Newton's step is taken without a search: rounding would decide it
 
 
@@ -68,22 +69,23 @@ class Distance(NamedTuple):
 def optimal_face(rows: Array, right: Array, cost: Array, cut: float) -> Face | None:
     """Solve min ⟨c, z⟩ s.t. R z ≥ h; None where the constraints contradict each other (to 1/cut in the size of z).
 
-    A slack below cut, and a multiplier below cut times the largest, may be zero; a second program decides.
+    A slack below cut may be zero without a multiplier; a second program decides. Multipliers of a vertex are exact up
+    to rounding, far below cut: what is below ZERO · cut times the largest counts as none.
     """
     found = _highs(cost, A_ub=-rows, b_ub=-right, bounds=(None, None))
     if found is None or np.abs(found.x).max() > 1 / cut:
         return None
     dual = np.maximum(-found.ineqlin.marginals, 0.0)
-    support = dual > cut * dual.max()
+    support = dual > ZERO * cut * dual.max()
     doubtful = (rows @ found.x - right <= cut) & ~support
-    tight = support | _never_slack(rows, right, support, doubtful) if doubtful.any() else support
+    tight = support | _never_slack(rows, right, support, doubtful, cut) if doubtful.any() else support
     return Face(found.x, dual, tight)
 
 
-def _never_slack(rows: Array, right: Array, support: Array, doubtful: Array) -> Array:
+def _never_slack(rows: Array, right: Array, support: Array, doubtful: Array, cut: float) -> Array:
     """Return which doubtful constraints are tight wherever the supported ones are.
 
-    Of all points (z, κ) of the cone over the face one is sought with as many slacks ≥ 1 as there can be.
+    Of all points (z, κ), κ ≤ 1/cut, of the cone over the face one is sought with as many slacks ≥ 1 as there can be.
     """
     size, count = rows.shape[1], int(doubtful.sum())
     others = ~support & ~doubtful
@@ -96,7 +98,7 @@ def _never_slack(rows: Array, right: Array, support: Array, doubtful: Array) -> 
         b_eq=np.zeros(int(support.sum())),
         A_ub=np.column_stack([-homogeneous, slack])[doubtful | others],
         b_ub=np.zeros(int((doubtful | others).sum())),
-        bounds=[(None, None)] * size + [(1.0, None)] + [(0.0, 1.0)] * count,
+        bounds=[(None, None)] * size + [(1.0, 1 / cut)] + [(0.0, 1.0)] * count,
     )
     if found is None:
         raise ConvergenceError("linear program: its optimal face could not be determined.")
@@ -190,8 +192,11 @@ def minimise_exponentials(rows: Array, linear: Array, exponents: Array) -> Array
         weights = np.exp(exponents - rows @ z)
         triangle = np.asarray(np.linalg.qr(np.sqrt(weights)[:, None] * rows, mode="r"))
         downhill = rows.T @ weights - linear
-        half = np.linalg.solve(triangle.T, downhill)
-        step, decrement = np.linalg.solve(triangle, half), float(half @ half)
+        try:
+            half = np.linalg.solve(triangle.T, downhill)
+            step, decrement = np.linalg.solve(triangle, half), float(half @ half)
+        except np.linalg.LinAlgError:
+            raise ConvergenceError("sum of exponentials: no minimum at finite distance.", z) from None
         if decrement <= QUADRATIC**2 * max(1.0, abs(value)):
             # Two more steps square the error twice; this one is the last but rounding.
             z = z + step
@@ -217,6 +222,8 @@ def least_distance(rows: Array, right: Array) -> Distance | None:
     """
     scale = float(np.linalg.norm(rows, 2))
     size = len(rows) * np.finfo(np.float64).eps
+    if scale == 0:
+        return None
     alpha = np.zeros(len(rows))
     for _ in range(2):
         target = np.append(np.zeros(rows.shape[1]), 1.0)

@@ -32,14 +32,18 @@ from linnat._checks import (
     fail,
 )
 from linnat.exact.programs import (
+    Centroid,
     centroid,
     cone_coefficients,
     least_distance,
     optimal_face,
 )
 
-CUT = 1e-8  # below it a slack, or a multiplier relative to the largest, may be zero
-DOUBT = 10.0  # within this factor of the cut-off the active set is undetermined
+CUT = 1e-8  # below it a slack may be zero
+DOUBT = 10.0  # within this factor above the cut-off the active set is undetermined
+ROUNDING = (
+    1e-4  # what was taken for zero but is not below this share of the cut-off leaves it undetermined, too
+)
 
 
 class LimitProgram(NamedTuple):
@@ -194,7 +198,7 @@ def limit_program(x: Any, labels: Any, initial: Any = None, rtol: float | None =
     initial : array (d,), optional
         w(0); 0 by default.
     rtol : float, optional
-        Slacks and relative multipliers below it may be zero, 1e-8 by default; a second program then decides.
+        Slacks below it may be zero, 1e-8 by default; a second program then decides.
 
     Returns
     -------
@@ -469,43 +473,61 @@ def support_cone(x: Any, labels: Any, initial: Any = None, rtol: float | None = 
 
 def _solve(rows: _Rows, cut: float, dtype: Any) -> LimitProgram:
     """Solve the program in white coordinates and scale it back."""
-    shift = float(rows.log_start.max())
-    weights = np.exp(rows.log_start - shift)
-    cost = rows.white.T @ weights
-    size = float(np.linalg.norm(cost))
-    face = optimal_face(rows.white, np.ones(len(rows.white)), cost / size, cut) if size > 0 else None
-    if face is None:
-        raise _inseparable()
-    line = centroid(rows.white, cost / size, face, cut)
-    # exp(−R d) are the multipliers of the scaled cost: those of G_0 are larger by a factor.
-    factor = shift + np.log(size)
-    tight = rows.white[face.tight]
-    dual = np.zeros(len(rows.white))
-    dual[face.tight] = np.exp(factor - tight @ line.offset)
+    line = _line(rows, cut)
+    active = line.levels[0]
+    tight = rows.white[active]
+    logarithms = -tight @ line.offset
+    dual = np.zeros(len(active))
+    dual[active] = np.exp(logarithms)
     slack = rows.white @ line.point - 1.0
-    slack[face.tight] = 0.0
+    misfit = float(np.abs(slack[active]).max())
+    slack[active] = 0.0
     values = np.linalg.svd(tight, compute_uv=False)[: tight.shape[1]]
     unique = len(line.levels) == 1
-    relative = np.exp(-tight @ line.offset)
-    bound, since = _bound(rows, face.tight, dual) if unique else (np.inf, np.inf)
+    bound, since = _bound(rows, active, dual) if unique else (np.inf, np.inf)
     program = LimitProgram(
         direction=(rows.back @ line.point).astype(dtype, copy=False),
-        offset=(rows.back @ (line.offset - factor * line.point)).astype(dtype, copy=False),
+        offset=(rows.back @ line.offset).astype(dtype, copy=False),
         value=float(dual.sum() / rows.samples),
         dual=dual.astype(dtype, copy=False),
-        active=face.tight,
+        active=active,
         slack=slack.astype(dtype, copy=False),
         unique=unique,
         degenerate=not (unique and len(tight) == tight.shape[1]),
         rank=rows.white.shape[1],
-        smallest_dual=float(relative.min() / relative.max()),
-        smallest_slack=float(slack[~face.tight].min()) if not face.tight.all() else float("inf"),
+        smallest_dual=float(np.exp(logarithms.min() - logarithms.max())),
+        smallest_slack=float(slack[~active].min()) if not active.all() else float("inf"),
         condition=float(values[0] / values[values > cut * values[0]][-1]),
         bound=bound,
         bound_from=since,
     )
-    _doubt(program, cut)
+    least = np.inf if active.all() else min(program.smallest_dual, program.smallest_slack)
+    if least < DOUBT * cut or misfit > ROUNDING * cut:
+        warnings.warn(
+            f"active set undetermined: least multiplier {program.smallest_dual:.2g} (relative), least slack "
+            f"{program.smallest_slack:.2g}, cut-off {cut:.2g}; slacks taken for zero up to {misfit:.2g}.",
+            RankWarning,
+            stacklevel=3,
+        )
     return program
+
+
+def _line(rows: _Rows, cut: float) -> Centroid:
+    """Return the limit in white coordinates, in units of G_0."""
+    samples, rank = rows.white.shape
+    if samples == rank:
+        # Independent: G_0 has one representation, q* = σ(−m(0)), whatever the sizes of its terms.
+        point, offset = np.linalg.solve(rows.white, np.stack([np.ones(samples), -rows.log_start], axis=1)).T
+        return Centroid(point, offset, (np.ones(samples, bool),))
+    shift = float(rows.log_start.max())
+    cost = rows.white.T @ np.exp(rows.log_start - shift)
+    size = float(np.linalg.norm(cost))
+    face = optimal_face(rows.white, np.ones(samples), cost / size, cut) if size > 0 else None
+    if face is None:
+        raise _inseparable()
+    line = centroid(rows.white, cost / size, face, cut)
+    # exp(−R d) are the multipliers of the scaled cost: those of G_0 are larger by size · e^shift.
+    return line._replace(offset=line.offset - (shift + np.log(size)) * line.point)
 
 
 def _bound(rows: _Rows, active: Array, dual: Array) -> tuple[float, float]:
@@ -519,34 +541,26 @@ def _bound(rows: _Rows, active: Array, dual: Array) -> tuple[float, float]:
         return np.inf, np.inf
     total = float(chosen.sum())
     since = max(0.0, float(np.log(2.0 * total)))
-    solved = np.linalg.lstsq(rows.white[active], np.eye(len(chosen)))[0] / chosen
-    sensitivity = float(np.linalg.norm(rows.back @ solved, axis=0).max())
+    solved = np.linalg.lstsq(rows.white[active], np.eye(len(chosen)))[0]
+    with np.errstate(over="ignore"):
+        sensitivity = float((np.linalg.norm(rows.back @ solved, axis=0) / chosen).max())
     return sensitivity * (len(rows.white) / np.e + 2 * total * since), since
 
 
 def _correction(times: Array, rows: _Rows, line: LimitProgram, signed: Array) -> Array:
-    """Return Newton's step of the tilted loss from the line, by differences that do not cancel."""
-    start = np.log(np.where(line.active, line.dual, 1.0))
-    tight = -np.logaddexp(0.0, times[:, None] - start)
-    # On the line the others have m_n = t (1 + slack_n) + a_n·offset.
+    """Return Newton's step of the tilted loss from the line, by differences that do not cancel.
+
+    On the line m_n = t (1 + slack_n) + a_n·offset, and log q*_n = −a_n·offset where n is active.
+    """
     ahead = times[:, None] * (1 + line.slack) + signed @ line.offset
-    others = times[:, None] - np.logaddexp(0.0, ahead)
-    rho = np.where(line.active, line.dual * np.exp(tight), -np.exp(np.where(line.active, 0.0, others)))
-    white = rows.white[line.active]
-    triangle = np.asarray(np.linalg.qr(np.sqrt(line.dual[line.active])[:, None] * white, mode="r"))
-    half = np.linalg.solve(triangle.T, (rho @ rows.white).T)
+    scale = float(-(signed @ line.offset)[line.active].min())
+    wrong = -np.logaddexp(0.0, ahead)
+    tight = np.exp(np.where(line.active, wrong - signed @ line.offset - scale, -np.inf))
+    others = np.exp(np.where(line.active, -np.inf, times[:, None] + wrong - scale))
+    weights = np.exp(-(signed @ line.offset)[line.active] - scale)
+    triangle = np.asarray(np.linalg.qr(np.sqrt(weights)[:, None] * rows.white[line.active], mode="r"))
+    half = np.linalg.solve(triangle.T, ((tight - others) @ rows.white).T)
     return np.asarray(-(rows.back @ np.linalg.solve(triangle, half)).T)
-
-
-def _doubt(program: LimitProgram, cut: float) -> None:
-    least = min(program.smallest_dual, program.smallest_slack)
-    if least < DOUBT * cut:
-        warnings.warn(
-            f"active set undetermined: least multiplier {program.smallest_dual:.2g} (relative), least slack "
-            f"{program.smallest_slack:.2g}, cut-off {cut:.2g}.",
-            RankWarning,
-            stacklevel=4,
-        )
 
 
 def _white_rows(signed: Array, initial: Array, samples: int) -> _Rows:
