@@ -14,14 +14,16 @@ and only its angle to the next one is left: the condition of J, and of the produ
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from linnat._checks import Array
 from linnat.exact.chains import Chains, Problem
+from linnat.linalg.block_qr import factor_bidiagonal, project_on_bidiagonal
 from linnat.linalg.kernels import transpose
+from linnat.linalg.kron import outer_kron
 
 
 class Kernel(NamedTuple):
@@ -136,13 +138,52 @@ def directions(kernel: Kernel, x: Array) -> list[Array]:
     return [left @ part @ transpose(right) for part, (left, right) in pairs]
 
 
-def dense_kernel(kernel: Kernel) -> Array:
-    """Return all exchanges as the columns of one matrix (…, length, size)."""
-    identity = np.eye(kernel.size, dtype=kernel.cosine[0].dtype)
-    for _ in kernel.batch:
-        identity = identity[:, None]
-    every = exchange(kernel, identity, range(len(kernel.cosine)))
-    return np.moveaxis(np.broadcast_to(every, (kernel.size, *kernel.batch, kernel.length)), 0, -1)
+def off_kernel(kernel: Kernel, x: Array) -> Array:
+    """Return the projection of x (…, length) on the complement of all exchanges, by one QR of them and two passes."""
+    turns = factor_bidiagonal(_own(kernel, 0), _columns(kernel))
+    shapes = _shapes(kernel)
+    for _ in range(2):
+        parts = [part.reshape(*part.shape[:-2], -1) for part in _split(x, shapes)]
+        x = x - np.concatenate(project_on_bidiagonal(turns, parts), axis=-1)
+    return x
+
+
+def qr_cost(kernel: Kernel) -> tuple[int, int]:
+    """Return the flops of `off_kernel`, and the numbers that it holds."""
+    layers, sizes = [p * q for p, q in _shapes(kernel)], [math.prod(c.shape[-2:]) for c in kernel.cosine]
+    rows, flops, kept, widest = layers[0], 0, 0, 0
+    for j, size in enumerate(sizes):
+        rows += layers[j + 1]
+        following = sizes[j + 1] if j + 1 < len(sizes) else 0
+        flops += 2 * rows * size * (size + 2 * following)
+        kept += rows * (rows if kernel.batch else size)
+        widest = max(widest, 3 * rows * max(size, following))
+        rows -= size
+    return flops, kept + widest
+
+
+def _columns(kernel: Kernel) -> Iterator[tuple[Array, Array | None]]:
+    """Yield the block columns of all exchanges as one matrix: Y_j enters the layers j and j + 1."""
+    for i, sine in enumerate(kernel.sine):
+        last = i + 1 == len(kernel.sine)
+        eye = np.eye(sine.shape[-1], dtype=sine.dtype)
+        below = (
+            np.eye(math.prod(sine.shape[-2:]), dtype=sine.dtype) if last else outer_kron(kernel.rows[i], eye)
+        )
+        yield below * _flat(-sine), None if last else _own(kernel, i + 1)
+
+
+def _own(kernel: Kernel, i: int) -> Array:
+    """Return the matrix that takes Y to its part in the layer of the same number."""
+    cosine = kernel.cosine[i]
+    if i == 0:
+        return np.asarray(np.eye(math.prod(cosine.shape[-2:]), dtype=cosine.dtype) * _flat(cosine))
+    eye = np.eye(cosine.shape[-2], dtype=cosine.dtype)
+    return np.asarray(outer_kron(eye, transpose(kernel.columns[i - 1])) * _flat(cosine))
+
+
+def _flat(matrix: Array) -> Array:
+    return matrix.reshape(*matrix.shape[:-2], 1, -1)
 
 
 def _shapes(kernel: Kernel) -> list[tuple[int, int]]:

@@ -23,11 +23,12 @@ from linnat.exact.jacobian import jacobian_rank
 from linnat.exact.kernel import (
     Kernel,
     coordinates,
-    dense_kernel,
     directions,
     exchange,
     make_kernel,
+    off_kernel,
     overlaps,
+    qr_cost,
 )
 from linnat.exact.network import Direction, LinearNetwork
 from linnat.exact.staircase import (
@@ -46,7 +47,7 @@ from linnat.linalg.memory import refuse_beyond_memory
 from linnat.linalg.solve import symmetric_sylvester
 
 METHODS = ("auto", "kernel-qr", "kernel-lsqr", "range-lsqr")
-QR_FLOPS = 3e7  # times L², like the number of iterations: below, a factorisation is faster
+QR_FLOPS = 2.5e5  # times n L³, like the time that the iterations take: below, a factorisation is faster
 TOLERANCE = 256.0  # times eps
 RESTARTS = 4
 
@@ -111,8 +112,9 @@ def solve_minimum_norm(
         Leading axes of both broadcast.
     method : "auto", "kernel-qr", "kernel-lsqr" or "range-lsqr"
         For three layers or more: the null space of J is projected out by one QR of it, or by LSQR, matrix-free; or LSQR
-        on J itself. By default "kernel-qr" while it takes fewer than 3e7 L² flops, "kernel-lsqr" beyond, and
-        "kernel-qr" again where that does not converge and the matrix fits into memory; no iteration for one layer, two,
+        on J itself. By default "kernel-qr" while it takes fewer than 2.5e5 n L³ flops (n a mean width: up to 16 × 16 layers
+        for L = 6, 32 × 32 for L = 24), "kernel-lsqr" beyond, and "kernel-qr" again where that does not converge and the
+        factors fit into memory; no iteration for one layer, two,
         or balanced ones.
     tol : float, optional
         LSQR stops when the part of v along any unit null direction is at most tol ‖v‖; 256 eps by default.
@@ -142,10 +144,24 @@ def solve_minimum_norm(
 
     Notes
     -----
-    "kernel-lsqr": about 8 n³ flops per hidden layer and iteration; errors go with Σκ(W_i). Its iterations grow like
-    L² and slowly with n (Gaussian layers: 24, 69, 194 for L = 3, 6, 12 at n = 6; 700 for L = 6 at n = 64), not with
-    κ(J). "range-lsqr", on J in singular bases with rows of length one, needs fewer in deep networks (43, 41, 48) and
-    more in shallow ones, but loses digits with κ(J). Relative errors with four 6 × 6 layers of condition 1e4, κ(J) =
+    "kernel-qr" goes from layer to layer (`linnat.linalg.block_qr`): about 12 n⁶ flops and 2 n⁴ numbers per hidden layer of
+    width n, whatever the condition. "kernel-lsqr": about 8 n³ flops per hidden layer and iteration; its iterations grow
+    like L² and with the condition of the layers, since the exchanges of distant layers become nearly dependent (an
+    eigenvalue 1e-6 of their Gram matrix for 24 Gaussian layers), which relaxation over the layers and incomplete
+    factorisations leave as it is (1.0 to 1.3 times fewer iterations). 8 × 8 layers of condition κ:
+
+    =====  =======================  ======  ======  =======  ======  ======
+    κ      L                        4       8       16       32      64
+    =====  =======================  ======  ======  =======  ======  ======
+    1e2    "kernel-lsqr", number    59      180     794      5321
+    1e4    "kernel-lsqr", number    60      277     1774     > 2e4
+    1e8    "kernel-lsqr", number    66      646     3059     > 2e4
+    all    one QR of all, seconds   0.02    0.05    0.4
+    all    "kernel-qr", seconds     0.003   0.02    0.03     0.05    0.13
+    =====  =======================  ======  ======  =======  ======  ======
+
+    Errors of both go with Σκ(W_i), not with κ(J). "range-lsqr", on J in singular bases with rows of length one, takes some
+    45 iterations at any depth, but loses digits with κ(J). Relative errors with four 6 × 6 layers of condition 1e4, κ(J) =
     1e10: LSQR, LSMR, CRAIG on J 1e-7 or worse after 1000 to 3000 iterations, the same with rows scaled 1e-7 after 110,
     CG on J Jᵀ 5e-6, MINRES none; "range-lsqr" 8e-11 after 54, "kernel-lsqr" 1e-12 after 35, "kernel-qr" 1e-12.
 
@@ -229,7 +245,9 @@ def _two_layers(problem: Problem, chains: Chains) -> list[Array]:
 
 def _project(kernel: Kernel, start: list[Array], method: str, tol: float, limit: int) -> Found:
     """Project on the complement of the null space: by the method asked for, or by the cheaper one that succeeds."""
-    cheap = 2 * kernel.length * kernel.size**2 < QR_FLOPS * len(kernel.frames) ** 2
+    depth = len(kernel.frames)
+    width = math.sqrt(kernel.size / (depth - 1))
+    cheap = qr_cost(kernel)[0] < QR_FLOPS * width * depth**3
     if method == "kernel-qr" or (method == "auto" and cheap):
         return Found(_project_by_qr(kernel, start), "kernel-qr")
     try:
@@ -258,15 +276,11 @@ def _particular(problem: Problem, chains: Chains, error: Array | None = None) ->
 
 
 def _project_by_qr(kernel: Kernel, start: list[Array]) -> list[Array]:
-    count = kernel.length * kernel.size * max(1, int(np.prod(kernel.batch)))
+    count = qr_cost(kernel)[1] * math.prod(kernel.batch)
     remedy = "Use method='kernel-lsqr', which needs no dense matrix."
-    refuse_beyond_memory("net", count, start[0].itemsize, remedy, copies=3)
-    basis = np.linalg.qr(dense_kernel(kernel))[0]
+    refuse_beyond_memory("net", count, start[0].itemsize, remedy)
     x = coordinates(kernel, start)
-    inside = x
-    for _ in range(2):
-        inside = inside - (basis @ (transpose(basis) @ inside[..., None]))[..., 0]
-    return _add(start, directions(kernel, inside - x))
+    return _add(start, directions(kernel, off_kernel(kernel, x) - x))
 
 
 def _project_by_lsqr(kernel: Kernel, start: list[Array], tol: float, limit: int) -> Found:
@@ -281,6 +295,7 @@ def _project_by_lsqr(kernel: Kernel, start: list[Array], tol: float, limit: int)
     def adjoint(x: Array) -> Array:
         return overlaps(kernel, x, kernel.even)
 
+    start, power = _unit(start)  # norms are sums of squares
     x = coordinates(kernel, start)
     inside = off_odd(x)
     beyond = np.sqrt(sum(frobenius(v) ** 2 for v in _add(start, directions(kernel, -x))))
@@ -294,7 +309,7 @@ def _project_by_lsqr(kernel: Kernel, start: list[Array], tol: float, limit: int)
         count = count + run.iterations
         size = np.hypot(np.linalg.norm(inside, axis=-1), beyond)
         converged = np.linalg.norm(adjoint(inside), axis=-1) <= tol * size
-    pieces = _add(start, directions(kernel, inside - x))
+    pieces = [np.ldexp(v, power) for v in _add(start, directions(kernel, inside - x))]
     if not converged.all():
         worst = float(np.max(np.linalg.norm(adjoint(inside), axis=-1) / size))
         raise ConvergenceError(
@@ -329,7 +344,7 @@ def _tilt(problem: Problem, pieces: list[Array]) -> Array:
     """Return the largest relative ‖v_i M_iᵀ − W_{i+1}ᵀ v_{i+1}‖: zero for directions in the range of Jᵀ."""
     worst = np.zeros(problem.maps[0].shape[:-2])
     # A quotient: one scale for all pieces and one for all layers keep every product within the range of the dtype.
-    pieces, matrices = _unit(pieces), _unit([*problem.maps, *problem.weights])
+    pieces, matrices = _unit(pieces)[0], _unit([*problem.maps, *problem.weights])[0]
     maps, weights = matrices[: problem.depth], matrices[problem.depth :]
     for i in range(problem.depth - 1):
         own, above = pieces[i], pieces[i + 1]
@@ -340,11 +355,11 @@ def _tilt(problem: Problem, pieces: list[Array]) -> Array:
     return worst
 
 
-def _unit(group: Sequence[Array]) -> list[Array]:
-    """Return all matrices divided by one power of two near the largest entry."""
+def _unit(group: Sequence[Array]) -> tuple[list[Array], int]:
+    """Return all matrices divided by one power of two near the largest entry, and the power."""
     largest = max(float(np.abs(a).max(initial=0.0)) for a in group)
     power = math.frexp(largest)[1] if 0 < largest < math.inf else 0
-    return [np.ldexp(a, -power) for a in group]
+    return [np.ldexp(a, -power) for a in group], power
 
 
 def _quotient(value: Array, size: Array) -> Array:

@@ -12,7 +12,19 @@ import linnat as ln
 from linnat.dense import fisher as by_definition
 from linnat.exact.chains import groups, make_problem
 from linnat.exact.jacobian import jacobian_rank
-from linnat.exact.kernel import Kernel, coordinates, dense_kernel, directions, exchange, make_kernel, overlaps
+from linnat.exact.kernel import (
+    Kernel,
+    _columns,
+    _own,
+    coordinates,
+    directions,
+    exchange,
+    make_kernel,
+    off_kernel,
+    overlaps,
+    qr_cost,
+)
+from linnat.linalg.block_qr import factor_bidiagonal
 from tests import tolerances
 from tests.strategies import Problem, problems
 from tests.strategies import make_problem as draw
@@ -24,6 +36,15 @@ def kernel_of(problem: Problem) -> tuple[Kernel, Any]:
     parts, batch = make_problem(problem.net, problem.task)
     ((_, part, chains),) = groups(parts, batch)
     return make_kernel(part, chains), chains
+
+
+def dense_kernel(kernel: Kernel) -> np.ndarray:
+    """Return all exchanges as the columns of one matrix (…, length, size)."""
+    identity = np.eye(kernel.size, dtype=kernel.cosine[0].dtype)
+    for _ in kernel.batch:
+        identity = identity[:, None]
+    every = exchange(kernel, identity, range(len(kernel.cosine)))
+    return np.moveaxis(np.broadcast_to(every, (kernel.size, *kernel.batch, kernel.length)), 0, -1)
 
 
 def deep(problem: Problem) -> bool:
@@ -75,6 +96,39 @@ def test_every_second_exchange_is_orthonormal(widths: tuple[int, ...], rung: str
     gram = matrix.T @ matrix
     assert np.abs(gram - np.eye(len(gram))).max() > 1e-3 or len(widths) == 3
     assert np.linalg.norm(gram, 2) <= 2 + bound
+
+
+@given(problems(max_depth=6, max_width=4, max_log_condition=3.0).filter(lambda p: p.net.depth > 2))
+def test_projecting_off_the_kernel_layer_by_layer_is_one_dense_projection(problem: Problem) -> None:
+    kernel, _ = kernel_of(problem)
+    x = np.random.default_rng(problem.seed).standard_normal(kernel.length)
+    basis = np.linalg.qr(dense_kernel(kernel))[0] if kernel.size else np.zeros((kernel.length, 0))
+    wanted = x - basis @ (basis.T @ x)
+    # The range of N, not N itself: its condition is that of the angles between exchanges.
+    values = np.linalg.svd(dense_kernel(kernel), compute_uv=False) if kernel.size else np.ones(1)
+    bound = tolerances.solve(np.float64, kernel.length, values[0] / values[-1]) * np.linalg.norm(x)
+    np.testing.assert_allclose(off_kernel(kernel, x), wanted, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_the_cost_is_counted(batch: tuple[int, ...]) -> None:
+    net = ln.LinearNetwork.random((3, 4, 5, 4, 4, 2), rng=1, batch_shape=batch)
+    parts, shape = make_problem(net, ln.Task(np.ones((2, 3))))
+    ((_, part, chains),) = groups(parts, shape)
+    kernel = make_kernel(part, chains)
+    turns = factor_bidiagonal(_own(kernel, 0), _columns(kernel))
+    flops, numbers = qr_cost(kernel)
+    held = sum(turn.factor.size for turn in turns) // max(1, int(np.prod(batch)))
+    assert held <= numbers <= 3 * held
+    # A QR of all rows of a column, and its application to the next one.
+    assert (
+        0
+        < flops
+        == sum(
+            2 * t.rows * t.size * (t.size + 2 * after)
+            for t, after in zip(turns, [*(t.size for t in turns[1:]), 0], strict=True)
+        )
+    )
 
 
 @pytest.mark.parametrize("batch", [(), (3,)])

@@ -276,6 +276,36 @@ def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
         ln.solve_minimum_norm(net, teacher(net), **options)
 
 
+@pytest.mark.parametrize("condition", [1.0, 1e4, 1e8])
+@pytest.mark.parametrize("depth", [4, 16, 32])
+def test_deep_chains_are_solved_without_iterations(depth: int, condition: float) -> None:
+    # Iterations would grow like L² and with the condition of the layers, to 5000 at 32 layers of condition 100.
+    net = network((5,) * (depth + 1), condition, 2)
+    found = ln.solve_minimum_norm(net, teacher(net))
+    assert found.iterations == 0
+    assert found.method == ("balanced" if condition == 1 else "kernel-qr")
+    assert found.tilt <= tolerances.backward(F64, 25)
+    if depth == 4:
+        other = ln.solve_minimum_norm(net, teacher(net), method="kernel-lsqr")
+        bound = 2 * TOLERANCE * tolerances.chain(F64, condition_sum(net))
+        tolerances.assert_close(column(found.direction), column(other.direction), bound)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [45, 60])
+def test_the_factorisation_of_wide_layers(width: int) -> None:
+    """n_L n_0 = 2025 and 3600: what the automatic choice falls back on where iterations do not converge."""
+    net = ln.LinearNetwork.random((width,) * 4, rng=0)
+    task = teacher(net)
+    wanted = ln.solve_minimum_norm(net, task)
+    assert wanted.method == "kernel-lsqr"
+    found = ln.solve_minimum_norm(net, task, max_iterations=3)
+    assert found.method == "kernel-qr"
+    bound = 2 * TOLERANCE * tolerances.chain(F64, condition_sum(net))
+    tolerances.assert_close(column(found.direction), column(wanted.direction), bound)
+    assert found.tilt <= tolerances.backward(F64, width)
+
+
 def test_a_qr_beyond_memory_is_refused() -> None:
     net = ln.LinearNetwork.random((300,) * 5, rng=0)
     with pytest.raises(ln.InputError, match="kernel-lsqr"):
