@@ -291,9 +291,9 @@ def low_rank_flow(left: Any, right: Any, goal: Any, times: Any, tolerance: float
     >>> low_rank_flow(left, left, np.diag([2.0, 1.0]), 40.0).values.round(9)
     array([[2.]])
     """
-    first, second, aim, rank = _as_factors(left, right, goal)
-    path = _solve(_Ends(first, second, aim), rank, as_times(times), _tolerance(tolerance))
-    return Path(*(f.astype(np.result_type(left, right, goal, np.float32)) for f in path))
+    ends, rank, dtype = _as_factors(left, right, goal)
+    path = _solve(ends, rank, as_times(times), _tolerance(tolerance))
+    return Path(*(f.astype(dtype) for f in path))
 
 
 def rank_one_flow(left: Any, right: Any, goal: Any, times: Any) -> Path:
@@ -326,11 +326,11 @@ def rank_one_flow(left: Any, right: Any, goal: Any, times: Any) -> Path:
     array([[1.],
            [2.]])
     """
-    first, second, aim, rank = _as_factors(left, right, goal)
+    ends, rank, dtype = _as_factors(left, right, goal)
     if rank != 1:
         fail("left", "one column", f"{rank}", "For higher ranks: low_rank_flow.")
-    path = _solve(_Ends(first, second, aim), 1, as_times(times), 0.0)
-    return Path(*(f.astype(np.result_type(left, right, goal, np.float32)) for f in path))
+    path = _solve(ends, 1, as_times(times), 0.0)
+    return Path(*(f.astype(dtype) for f in path))
 
 
 def target_values(task: Task, biases: bool = False) -> Array:
@@ -554,7 +554,7 @@ def _tolerance(value: Any) -> float:
     return as_scalar(value, "tolerance", low=1e-13, high=0.1)
 
 
-def _as_factors(left: Any, right: Any, goal: Any) -> tuple[Array, Array, Array, int]:
+def _as_factors(left: Any, right: Any, goal: Any) -> tuple[_Ends, int, Any]:
     aim = as_matrix(goal, "goal")
     if aim.ndim != 2:
         fail("goal", "one matrix", f"shape {aim.shape}")
@@ -563,8 +563,9 @@ def _as_factors(left: Any, right: Any, goal: Any) -> tuple[Array, Array, Array, 
         part = as_float_array(value, name, ndim=2)
         if part.shape[0] != rows:
             fail(name, f"{rows} rows, to fit goal", f"shape {part.shape}")
-        parts.append(part.astype(np.float64))
-    first, second = parts
+        parts.append(part)
+    dtype = np.result_type(aim, *parts)
+    first, second = (part.astype(np.float64) for part in parts)
     rank = first.shape[1]
     if second.shape[1] != rank:
         fail("right", f"{rank} columns, like left", f"shape {second.shape}")
@@ -578,7 +579,7 @@ def _as_factors(left: Any, right: Any, goal: Any) -> tuple[Array, Array, Array, 
             raise ConditionError(
                 f"{name}: expected {rank} independent columns (X2), found σ_min = {values[-1]:.3g}."
             )
-    return first, second, aim.astype(np.float64), rank
+    return _Ends(first, second, aim.astype(np.float64)), rank, dtype
 
 
 def _descending(values: Any) -> Array:
