@@ -111,11 +111,11 @@ def solve_minimum_norm(
     task : Task
         Leading axes of both broadcast.
     method : "auto", "kernel-qr", "kernel-lsqr" or "range-lsqr"
-        For three layers or more: the null space of J is projected out by one QR of it, or by LSQR, matrix-free; or LSQR
-        on J itself. By default "kernel-qr" while it takes fewer than 2.5e5 n L³ flops (n a mean width: up to 16 × 16 layers
-        for L = 6, 32 × 32 for L = 24), "kernel-lsqr" beyond, and "kernel-qr" again where that does not converge and the
-        factors fit into memory; no iteration for one layer, two,
-        or balanced ones.
+        For three layers or more: the null space of J is projected out by a QR of it, layer by layer, or by LSQR,
+        matrix-free; or LSQR on J itself. By default "kernel-qr" while it takes fewer than 2.5e5 n L³ flops (n
+        the mean width: up to 15 for L = 6, 26 for L = 24), "kernel-lsqr" beyond, and "kernel-qr" again where
+        that does not converge and the factors fit into memory; no iteration for one layer, two, or balanced
+        ones.
     tol : float, optional
         LSQR stops when the part of v along any unit null direction is at most tol ‖v‖; 256 eps by default.
     max_iterations : int
@@ -144,8 +144,8 @@ def solve_minimum_norm(
 
     Notes
     -----
-    "kernel-qr" goes from layer to layer (`linnat.linalg.block_qr`): about 12 n⁶ flops and 2 n⁴ numbers per hidden layer of
-    width n, whatever the condition. "kernel-lsqr": about 8 n³ flops per hidden layer and iteration; its iterations grow
+    "kernel-qr" goes from layer to layer (`linnat.linalg.block_qr`): about 12 n⁶ flops and 2 n⁴ numbers per hidden layer
+    of width n, whatever the condition. "kernel-lsqr": about 8 n³ flops per hidden layer and iteration, which grow
     like L² and with the condition of the layers, since the exchanges of distant layers become nearly dependent (an
     eigenvalue 1e-6 of their Gram matrix for 24 Gaussian layers), which relaxation over the layers and incomplete
     factorisations leave as it is (1.0 to 1.3 times fewer iterations). 8 × 8 layers of condition κ:
@@ -160,10 +160,11 @@ def solve_minimum_norm(
     all    "kernel-qr", seconds     0.003   0.02    0.03     0.05    0.13
     =====  =======================  ======  ======  =======  ======  ======
 
-    Errors of both go with Σκ(W_i), not with κ(J). "range-lsqr", on J in singular bases with rows of length one, takes some
-    45 iterations at any depth, but loses digits with κ(J). Relative errors with four 6 × 6 layers of condition 1e4, κ(J) =
-    1e10: LSQR, LSMR, CRAIG on J 1e-7 or worse after 1000 to 3000 iterations, the same with rows scaled 1e-7 after 110,
-    CG on J Jᵀ 5e-6, MINRES none; "range-lsqr" 8e-11 after 54, "kernel-lsqr" 1e-12 after 35, "kernel-qr" 1e-12.
+    Errors of both go with Σκ(W_i), not with κ(J). "range-lsqr", on J in singular bases with rows of length one, takes
+    some 45 iterations at any depth, but loses digits with κ(J). Relative errors with four 6 × 6 layers of condition
+    1e4, κ(J) = 1e10: LSQR, LSMR, CRAIG on J 1e-7 or worse after 1000 to 3000 iterations, the same with rows scaled
+    1e-7 after 110, CG on J Jᵀ 5e-6, MINRES none; "range-lsqr" 8e-11 after 54, "kernel-lsqr" 1e-12 after 35,
+    "kernel-qr" 1e-12.
 
     Examples
     --------

@@ -121,14 +121,9 @@ def test_the_cost_is_counted(batch: tuple[int, ...]) -> None:
     held = sum(turn.factor.size for turn in turns) // max(1, int(np.prod(batch)))
     assert held <= numbers <= 3 * held
     # A QR of all rows of a column, and its application to the next one.
-    assert (
-        0
-        < flops
-        == sum(
-            2 * t.rows * t.size * (t.size + 2 * after)
-            for t, after in zip(turns, [*(t.size for t in turns[1:]), 0], strict=True)
-        )
-    )
+    following = [*(turn.size for turn in turns[1:]), 0]
+    each = [2 * t.rows * t.size * (t.size + 2 * after) for t, after in zip(turns, following, strict=True)]
+    assert 0 < flops == sum(each)
 
 
 @pytest.mark.parametrize("batch", [(), (3,)])
