@@ -9,7 +9,7 @@ Sign: ascent directions; flows are dθ/dt = −u(θ).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
@@ -107,7 +107,8 @@ def fisher_root(model: Model, theta: Any, family: Family | str) -> Array:
     Returns
     -------
     array (N O, P)
-        A row √(p/N) score for each sample and each of its O outcomes (see `outcomes`).
+        A row √(p/N) score for each sample and each of its O outcomes (see `outcomes`). Coordinates that are
+        independent are drawn one at a time, the others at their means, where their scores vanish.
 
     Examples
     --------
@@ -120,10 +121,21 @@ def fisher_root(model: Model, theta: Any, family: Family | str) -> Array:
     z, jacobian = model.outputs(parameters), model.jacobian(parameters)
     blocks = []
     for predictor, derivative in zip(z, jacobian, strict=True):
-        targets, weights = outcomes(predictor, distribution)
-        scores = distribution.score(predictor, targets) @ derivative
-        blocks.append(np.sqrt(weights / len(z))[:, None] * scores)
+        for targets, weights in _draws(predictor, distribution):
+            scores = distribution.score(predictor, targets) @ derivative
+            blocks.append(np.sqrt(weights / len(z))[:, None] * scores)
     return np.concatenate(blocks)
+
+
+def _draws(predictor: Array, family: Family) -> Iterator[tuple[Array, Array]]:
+    if family.name in ("gaussian", "categorical"):
+        yield outcomes(predictor, family)
+        return
+    for c in range(len(predictor)):
+        values, weights = outcomes(predictor[c : c + 1], family)
+        targets = np.tile(family.mean(predictor), (len(values), 1))
+        targets[:, c] = values[:, 0]
+        yield targets, weights
 
 
 def outcomes(z: Any, family: Family | str) -> tuple[Array, Array]:
