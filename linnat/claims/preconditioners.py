@@ -1,4 +1,4 @@
-"""Where are practical preconditioners exact? Statements O1 and O2, on random networks of identity and of bent units."""
+"""Where are practical preconditioners exact? Statements O1, O2, O3, on networks of identity and of bent units."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from linnat.exact.task import Task
 from linnat.nonlinear import passes
 from linnat.nonlinear.initial import initial
 from linnat.nonlinear.network import Network
-from linnat.nonlinear.preconditioners import Ekfac, Kfac, OnlineNaturalGradient
+from linnat.nonlinear.preconditioners import Ekfac, Kfac, OnlineNaturalGradient, Prong
 from linnat.nonlinear.preconditioners.online import OnlineState
+from linnat.nonlinear.preconditioners.prong import from_white, to_white, white_gradient
 from linnat.nonlinear.statistics import Statistics, gather
 
 EPS = float(np.finfo(float).eps)
@@ -94,6 +95,54 @@ def _best_diagonal(rng: np.random.Generator, share: float) -> Measures:
     ]
 
 
+def check_white(case: Case, centred: bool = True) -> Measures:
+    """Measure PRONG as a reparametrised network against PRONG as a preconditioner, and against dense solutions."""
+    rng = case.rng
+    net = Network((3, 4, 2), "tanh", "bernoulli")
+    theta = initial(net, "glorot", rng=rng)
+    x, y = rng.standard_normal((12, 3)) + 1.0, rng.integers(0, 2, (12, 2)).astype(float)
+    method = Prong(epsilon=0.05)
+    _, work = passes.prepare(net, theta, x)
+    state, _ = method.update(method.init(net), gather(net, theta, work, "sampled", rng))
+    if not centred:
+        bare = tuple(w._replace(centre=np.zeros_like(w.centre)) for w in state.whitenings)
+        state = state._replace(whitenings=bare)
+    omega = to_white(state, theta)
+    outputs, slope = white_gradient(state, omega, x, y)
+    _, work = passes.prepare(net, theta, x)
+    limit = (
+        CONSTANT
+        * EPS
+        * net.n_parameters
+        * max(float(w.scales[-1] / w.scales[0]) for w in state.whitenings) ** 2
+    )
+    moved = (theta - from_white(state, omega - 0.1 * slope)) / 0.1
+    gradient = passes.gradient(net, theta, x, y)[1]
+    dense = [
+        _centred_step(layer, signal, method.epsilon)
+        for layer, signal in zip(net.layers(gradient), work.signals, strict=True)
+    ]
+    return [
+        Measure("outputs in white coordinates", relative(outputs, work.outputs), limit),
+        Measure(
+            "one step in white coordinates and its preconditioner",
+            relative(moved, method.apply(state, gradient)),
+            10 * limit,
+        ),
+        Measure("the step from data rows, dense", relative(moved, net.vector(dense)), 10 * limit),
+    ]
+
+
+def _centred_step(slope: Array, signal: Array, epsilon: float) -> Array:
+    """Return (∂W − ∂b cᵀ)(Cov + ε)⁻¹ and what it leaves for b, from rows."""
+    centre = signal.mean(axis=0)
+    rows = np.concatenate([(signal - centre) / len(signal) ** 0.5, epsilon**0.5 * np.eye(len(centre))])
+    triangle = np.asarray(np.linalg.qr(rows, mode="r"))
+    centred = slope[:, :-1] - np.outer(slope[:, -1], centre)
+    weights = np.linalg.solve(triangle, np.linalg.solve(triangle.T, centred.T)).T
+    return np.column_stack([weights, slope[:, -1] - weights @ centre])
+
+
 def _linear(
     rng: np.random.Generator, widths: tuple[int, ...]
 ) -> tuple[Network, Array, Array, Array, LinearNetwork, Task]:
@@ -115,6 +164,10 @@ def _exact_noise(net: Network, theta: Array, x: Array) -> Statistics:
 
 def _broken_online(rng: np.random.Generator) -> Measures:
     return check_online(_case(rng), BOTTLENECK)
+
+
+def _broken_white(rng: np.random.Generator) -> Measures:
+    return check_white(_case(rng), centred=False)
 
 
 def _broken_kronecker(rng: np.random.Generator) -> Measures:
@@ -153,6 +206,23 @@ CLAIMS = (
         _anything,
         _broken_kronecker,
         "K-FAC's own eigenvalues in place of the second moments",
+        about_networks=False,
+    ),
+    Claim(
+        "O3",
+        "Natural neural networks",
+        "a gradient step with white, centred inputs of every layer is the input half of K-FAC: PRONG",
+        r"\Delta W = -\eta (\partial_W - \partial_b c^\top)(\mathrm{Cov}\,h + \varepsilon I)^{-1},\quad "
+        r"\Delta b = -\eta\, \partial_b - \Delta W c",
+        "Desjardins et al. (2015)",
+        "coordinates frozen; the function does not change with them",
+        "nonlinear.preconditioners.Prong",
+        "the network in white coordinates; solves with QR factors of the data rows",
+        "p = 2 in the condition of the whitening",
+        check_white,
+        _anything,
+        _broken_white,
+        "whitening without centring",
         about_networks=False,
     ),
 )

@@ -7,16 +7,31 @@ A preconditioner is a frozen dataclass of its settings with three functions:
   used again, since its arrays may be written over, unless an error is raised: then it is as it was;
 * ``apply(state, gradient)`` returns the preconditioned gradient, an ascent direction like the gradient itself.
 
-Statements O1 (`online`), O2 (`kfac`, `kfac_tridiagonal`, `ekfac`). At identity units each is exact where its docstring
-says so; tests hold it there.
+Statements O1 (`online`), O2 (`kfac`, `kfac_tridiagonal`, `ekfac`), O3 (`prong`), O4 (`tonga`); `diagonal` and
+`unitwise` beside them. At identity units each is exact where its docstring says so; tests hold it there.
 """
 
 from __future__ import annotations
 
 from linnat.nonlinear.preconditioners._contract import Info, Preconditioner
+from linnat.nonlinear.preconditioners.diagonal import Diagonal
 from linnat.nonlinear.preconditioners.ekfac import Ekfac
 from linnat.nonlinear.preconditioners.kfac import Kfac
 from linnat.nonlinear.preconditioners.kfac_tridiagonal import KfacTridiagonal
 from linnat.nonlinear.preconditioners.online import OnlineNaturalGradient
+from linnat.nonlinear.preconditioners.prong import Prong
+from linnat.nonlinear.preconditioners.tonga import Tonga
+from linnat.nonlinear.preconditioners.unitwise import UnitWise
 
-__all__ = ["Preconditioner", "Info", "OnlineNaturalGradient", "Kfac", "KfacTridiagonal", "Ekfac"]
+__all__ = [
+    "Diagonal",
+    "Ekfac",
+    "Info",
+    "Kfac",
+    "KfacTridiagonal",
+    "OnlineNaturalGradient",
+    "Preconditioner",
+    "Prong",
+    "Tonga",
+    "UnitWise",
+]

@@ -1,0 +1,189 @@
+"""PRONG: white, centred inputs of every layer by reparametrisation (Desjardins et al. 2015). Statement O3.
+
+A layer z = W h + b is rewritten as z = r ∘ (V U (h − c) + d) with c = E[h] and U the whitening matrix of Cov h + ε I;
+the function is the same, W = diag(r) V U, b = r ∘ d − W c. One gradient step in (V, d) moves W by
+−η r² ∘ (∂ℓ/∂W − ∂ℓ/∂b cᵀ)(Cov h + ε I)⁻¹ and b by −η r² ∘ ∂ℓ/∂b − ΔW c: the input half of K-FAC, and exactly what the
+elimination of biases does in the closed form (X10). Both views are here: `Prong` preconditions the gradient,
+`to_white`, `from_white`, `white_gradient` are the network in its other coordinates.
+
+r = 1 is PRONG. PRONG⁺ adds a diagonal scaling of the outputs; here it is that of the Fisher matrix,
+r_a² = 1/(E δ_a² + ε). The published one divides by standard deviations of pre-activations, as batch normalisation does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from linnat._checks import Array, as_count, as_dtype, as_scalar, fail
+from linnat.nonlinear.activations import activate, multiply_by_slope
+from linnat.nonlinear.network import Network
+from linnat.nonlinear.preconditioners._contract import Info
+from linnat.nonlinear.preconditioners._factors import Factors, averaged, empty
+from linnat.nonlinear.preconditioners.kfac import check_decay
+from linnat.nonlinear.statistics import Statistics
+
+
+class Whitening(NamedTuple):
+    """The coordinates of one layer.
+
+    Attributes
+    ----------
+    centre : array (n_{i−1},)
+        c.
+    basis : array (n_{i−1}, n_{i−1})
+        Eigenvectors Q of Cov h.
+    scales : array (n_{i−1},)
+        √(eigenvalue + ε): U = diag(1/scales) Qᵀ.
+    outer : array (n_i,)
+        r.
+    """
+
+    centre: Array
+    basis: Array
+    scales: Array
+    outer: Array
+
+
+class ProngState(NamedTuple):
+    """Running moments, and the coordinates in use; empty before the first minibatch."""
+
+    net: Network
+    factors: Factors
+    whitenings: tuple[Whitening, ...]
+
+
+@dataclass(frozen=True)
+class Prong:
+    """PRONG, or PRONG⁺ with `scaled`.
+
+    Parameters
+    ----------
+    epsilon : float
+        ε > 0, added to the variances: caps the step where a unit hardly varies.
+    decay : float
+        Largest weight of the past in the running moments; 0 takes the last minibatch alone, as published.
+    period : int
+        T, updates between changes of coordinates.
+    scaled : bool
+        PRONG⁺.
+
+    Raises
+    ------
+    InputError
+        For an ε that is not positive, or a decay outside of [0, 1).
+
+    Examples
+    --------
+    >>> net = Network((1, 1), family="gaussian")
+    >>> prong = Prong(epsilon=1.0)
+    >>> batch = Statistics((np.array([[1.0], [-1.0]]),), (np.array([[1.0], [-1.0]]),))
+    >>> state, _ = prong.update(prong.init(net), batch)
+    >>> prong.apply(state, np.array([1.0, 3.0]))
+    array([0.5, 3. ])
+    """
+
+    epsilon: float = 1e-3
+    decay: float = 0.95
+    period: int = 100
+    scaled: bool = False
+
+    def __post_init__(self) -> None:
+        as_scalar(self.epsilon, "epsilon", low=0.0, open_low=True)
+        check_decay(self.decay)
+        as_count(self.period, "period")
+
+    def init(self, net: Network, dtype: Any = np.float64) -> ProngState:
+        """Return the state before the first minibatch."""
+        return ProngState(net, empty(net, as_dtype(dtype)), ())
+
+    def update(self, state: ProngState, statistics: Statistics) -> tuple[ProngState, Info]:
+        """Return the state after a minibatch, and whether the coordinates changed."""
+        due = state.factors.batches % self.period == 0
+        state = state._replace(factors=averaged(state.factors, statistics, self.decay))
+        return (state if not due else self.renewed(state)), Info(due)
+
+    def renewed(self, state: ProngState) -> ProngState:
+        """Return the state with coordinates of the present moments."""
+        found = []
+        for inner, outer in zip(state.factors.inputs, state.factors.outputs, strict=True):
+            centre = inner[-1, :-1].copy()
+            values, basis = np.linalg.eigh(inner[:-1, :-1] - np.outer(centre, centre))
+            # Rounding leaves small negative variances; ε is added to what they are, which is zero.
+            scales = np.sqrt(np.maximum(values, 0.0) + self.epsilon)
+            squares = np.diagonal(outer) + self.epsilon if self.scaled else np.ones_like(outer[0])
+            found.append(Whitening(centre, basis, scales, 1 / np.sqrt(squares)))
+        return state._replace(whitenings=tuple(found))
+
+    def apply(self, state: ProngState, gradient: Array) -> Array:
+        """Return the preconditioned gradient (P,)."""
+        _check(state)
+        out = np.empty_like(gradient)
+        blocks = zip(state.net.blocks(gradient), state.net.blocks(out), state.whitenings, strict=True)
+        for block, part, white in blocks:
+            centred = block[:-1] - np.outer(white.centre, block[-1])
+            inside = white.basis.T @ centred
+            inside /= white.scales[:, None] ** 2
+            np.matmul(white.basis, inside, out=part[:-1])
+            part[:-1] *= white.outer**2
+            part[-1] = white.outer**2 * block[-1] - white.centre @ part[:-1]
+        return out
+
+
+def to_white(state: ProngState, theta: Array) -> Array:
+    """Return the parameters (V, d) of the same function in the coordinates of a state, in the order of θ."""
+    _check(state)
+    out = np.empty_like(theta)
+    for block, part, white in zip(
+        state.net.blocks(theta), state.net.blocks(out), state.whitenings, strict=True
+    ):
+        np.matmul(white.basis.T, block[:-1], out=part[:-1])
+        part[:-1] *= white.scales[:, None] / white.outer
+        part[-1] = (block[-1] + white.centre @ block[:-1]) / white.outer
+    return out
+
+
+def from_white(state: ProngState, omega: Array) -> Array:
+    """Return the parameters θ of white ones: undo `to_white`."""
+    _check(state)
+    out = np.empty_like(omega)
+    for block, part, white in zip(
+        state.net.blocks(omega), state.net.blocks(out), state.whitenings, strict=True
+    ):
+        np.matmul(white.basis / white.scales, block[:-1] * white.outer, out=part[:-1])
+        part[-1] = white.outer * block[-1] - white.centre @ part[:-1]
+    return out
+
+
+def white_gradient(state: ProngState, omega: Array, x: Array, y: Array) -> tuple[Array, Array]:
+    """Return outputs (N, n_L) and the gradient of the mean loss in (V, d), by the network in white coordinates.
+
+    Nothing of the canonical network is used: every layer centres and whitens what enters it.
+    """
+    _check(state)
+    net, blocks = state.net, state.net.blocks(omega)
+    signal, whites, hidden = x, [], []
+    for block, white, name in zip(blocks, state.whitenings, net.activations, strict=True):
+        entering = ((signal - white.centre) @ white.basis) / white.scales
+        signal = (entering @ block[:-1] + block[-1]) * white.outer
+        activate(name, signal)
+        whites.append(entering)
+        hidden.append(signal)
+    out = np.empty_like(omega)
+    error = net.family.score(hidden[-1], y) / -len(x)
+    for i in range(net.depth - 1, -1, -1):
+        white, part = state.whitenings[i], net.blocks(out)[i]
+        multiply_by_slope(net.activations[i], hidden[i], error)
+        error = error * white.outer
+        np.matmul(whites[i].T, error, out=part[:-1])
+        part[-1] = error.sum(axis=0)
+        if i > 0:
+            error = ((error @ blocks[i][:-1].T) / white.scales) @ white.basis.T
+    return hidden[-1], out
+
+
+def _check(state: ProngState) -> None:
+    if not state.whitenings:
+        fail("state", "a state that has seen a minibatch", "a new one")
