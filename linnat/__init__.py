@@ -27,7 +27,7 @@ from linnat._checks import (
     RangeError,
     RankWarning,
 )
-from linnat.exact import bottleneck, completion, descent, flow, geodesics, modes, noise, online, separable
+from linnat.exact import bottleneck, completion, convolution, descent, flow, geodesics, modes, noise, online, separable
 from linnat.exact.chains import Ranks, ranks
 from linnat.exact.conditions import ErrorEstimate, error_estimate, has_full_ranks, is_onto
 from linnat.exact.damping import solve_damped
@@ -84,6 +84,7 @@ __all__ = [
     "claims",
     "completion",
     "dense",
+    "convolution",
     "descent",
     "distance_bound",
     "error_estimate",

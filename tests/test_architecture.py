@@ -69,6 +69,7 @@ STAGES = (
         "online",
         "noise",
         "descent",
+        "convolution",
         "programs",
         "separable",
     ),
