@@ -138,6 +138,15 @@ def directions(kernel: Kernel, x: Array) -> list[Array]:
     return [left @ part @ transpose(right) for part, (left, right) in pairs]
 
 
+def dense_kernel(kernel: Kernel) -> Array:
+    """Return all exchanges as the columns of one matrix (…, length, size)."""
+    identity = np.eye(kernel.size, dtype=kernel.cosine[0].dtype)
+    for _ in kernel.batch:
+        identity = identity[:, None]
+    every = exchange(kernel, identity, range(len(kernel.cosine)))
+    return np.moveaxis(np.broadcast_to(every, (kernel.size, *kernel.batch, kernel.length)), 0, -1)
+
+
 def off_kernel(kernel: Kernel, x: Array) -> Array:
     """Return the projection of x (…, length) on the complement of all exchanges, by one QR of them and two passes."""
     turns = factor_bidiagonal(_own(kernel, 0), _columns(kernel))

@@ -17,6 +17,7 @@ from linnat.exact.kernel import (
     _columns,
     _own,
     coordinates,
+    dense_kernel,
     directions,
     exchange,
     make_kernel,
@@ -36,15 +37,6 @@ def kernel_of(problem: Problem) -> tuple[Kernel, Any]:
     parts, batch = make_problem(problem.net, problem.task)
     ((_, part, chains),) = groups(parts, batch)
     return make_kernel(part, chains), chains
-
-
-def dense_kernel(kernel: Kernel) -> np.ndarray:
-    """Return all exchanges as the columns of one matrix (…, length, size)."""
-    identity = np.eye(kernel.size, dtype=kernel.cosine[0].dtype)
-    for _ in kernel.batch:
-        identity = identity[:, None]
-    every = exchange(kernel, identity, range(len(kernel.cosine)))
-    return np.moveaxis(np.broadcast_to(every, (kernel.size, *kernel.batch, kernel.length)), 0, -1)
 
 
 def deep(problem: Problem) -> bool:
