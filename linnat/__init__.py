@@ -8,8 +8,8 @@ Public names, in the order in which data flows:
   `hessian_operator`, `fisher_eigenvalues`, `fisher_logdet`, `balanced_spectrum`;
 * natural gradient: `natural_gradient`, `solve_minimum_norm`, `solve_damped`, `factored_damping_error`,
   `factored_damping_series`, `mask_coefficients`, `ranks`, `rank_report`, `is_onto`, `has_full_ranks`, `error_estimate`;
-* over time: the modules `completion`, `flow`, `geodesics`, `modes`, `descent`, `online`, `noise`, `separable`;
-  `imbalance_bound`, `distance_bound`;
+* over time: the modules `bottleneck`, `completion`, `convolution`, `flow`, `geodesics`, `modes`, `descent`, `online`,
+  `noise`, `separable`; `imbalance_bound`, `distance_bound`;
 * in practice: multilayer networks and their curvature matrices, `nonlinear`;
 * oracles by definition: `dense`; statements and their checks: `claims`, `verify`.
 """
@@ -27,7 +27,18 @@ from linnat._checks import (
     RangeError,
     RankWarning,
 )
-from linnat.exact import bottleneck, completion, convolution, descent, flow, geodesics, modes, noise, online, separable
+from linnat.exact import (
+    bottleneck,
+    completion,
+    convolution,
+    descent,
+    flow,
+    geodesics,
+    modes,
+    noise,
+    online,
+    separable,
+)
 from linnat.exact.chains import Ranks, ranks
 from linnat.exact.conditions import ErrorEstimate, error_estimate, has_full_ranks, is_onto
 from linnat.exact.damping import solve_damped
@@ -42,6 +53,7 @@ from linnat.exact.minimum_norm import Solution, solve_minimum_norm
 from linnat.exact.moments import Moments
 from linnat.exact.natural import natural_gradient
 from linnat.exact.network import LinearNetwork, flatten, induced_change, unflatten
+from linnat.exact.null_space import NullSpace, null_space
 from linnat.exact.operators import (
     fisher_diagonal,
     fisher_norm2,
@@ -70,6 +82,7 @@ __all__ = [
     "LinearNetwork",
     "LogDet",
     "Moments",
+    "NullSpace",
     "RangeError",
     "RankReport",
     "RankWarning",
@@ -115,6 +128,7 @@ __all__ = [
     "mask_coefficients",
     "modes",
     "natural_gradient",
+    "null_space",
     "nonlinear",
     "noise",
     "online",

@@ -1,10 +1,10 @@
 """What is the natural gradient of a deep linear convolutional network? One staircase per frequency. Statement X7.
 
-Layer i maps C_{i−1} channels of n positions on a circle to C_i channels, y_c(p) = Σ_d Σ_q w_i[c, d, q] x_d(p − q); input
-and noise are white. The discrete Fourier transform makes of every layer n blocks ŵ_i(k) of C_i × C_{i−1} numbers, of
-which those at k and −k are conjugate. With kernels of full length the blocks are free, so that N2, C1, C2, C3 and D1 hold
-at every frequency by itself, in both gauges. Complex blocks X + iY are computed as real ones, [X −Y; Y X]: products,
-adjoints, pseudo-inverses and principal powers go along.
+Layer i maps C_{i−1} channels of n positions on a circle to C_i channels, y_c(p) = Σ_d Σ_q w_i[c, d, q] x_d(p − q);
+input and noise are white. The discrete Fourier transform makes of every layer n blocks ŵ_i(k) of C_i × C_{i−1} numbers,
+of which those at k and −k are conjugate. With kernels of full length the blocks are free, so that N2, C1, C2, C3 and D1
+hold at every frequency by itself, in both gauges. Complex blocks X + iY are computed as real ones, [X −Y; Y X]:
+products, adjoints, pseudo-inverses and principal powers go along.
 
 Kernels of finite support are another model: `finite_natural_gradient`. For one channel and polynomials w_i(z) without
 common roots the total kernel still moves on a straight line; it ends where two layers first share a root.
@@ -362,7 +362,9 @@ def finite_natural_gradient(kernels: Sequence[Any], target: Any, rtol: float | N
     error = (goal - _padded_total(layers, goal.shape[-1])).ravel()
     vector = -right[keep].T @ ((left[:, keep].T @ error) / values[keep])
     ends = np.cumsum([w.size for w in layers])[:-1]
-    return tuple(p.reshape(w.shape).astype(dtype) for p, w in zip(np.split(vector, ends), layers, strict=True))
+    return tuple(
+        p.reshape(w.shape).astype(dtype) for p, w in zip(np.split(vector, ends), layers, strict=True)
+    )
 
 
 def finite_change(kernels: Sequence[Any], target: Any, rtol: float | None = None) -> Array:
@@ -395,7 +397,9 @@ def _blocks(layers: Kernels, goal: Array) -> _Blocks:
     size = goal.shape[-1]
     dtype = np.result_type(*layers)
     batch = check_broadcast([w.shape[:-3] for w in (*layers, goal)], "kernels, target")
-    spectra = [np.broadcast_to(_transform(w), (*batch, size // 2 + 1, *w.shape[-3:-1])) for w in (*layers, goal)]
+    spectra = [
+        np.broadcast_to(_transform(w), (*batch, size // 2 + 1, *w.shape[-3:-1])) for w in (*layers, goal)
+    ]
     real = [0, size // 2] if size % 2 == 0 else [0]
     rest = [k for k in range(size // 2 + 1) if k not in real]
     parts = []
@@ -465,14 +469,18 @@ def _finite(kernels: Sequence[Any], target: Any) -> tuple[Kernels, Array, Array,
     layers = _as_kernels(kernels, finite=True)
     for i, w in enumerate(layers):
         if w.ndim != 3 or w.shape[-1] > size:
-            fail(f"kernels[{i}]", f"shape (C, C', m) with m ≤ {size}, the length of target", f"shape {w.shape}")
+            fail(
+                f"kernels[{i}]", f"shape (C, C', m) with m ≤ {size}, the length of target", f"shape {w.shape}"
+            )
     _fit(layers, goal)
     dtype = np.result_type(*layers)
     layers, goal = tuple(w.astype(np.float64) for w in layers), goal.astype(np.float64)
     spectra = [_transform(w, size) for w in layers]
     columns = []
     for i, w in enumerate(layers):
-        after = _product([np.broadcast_to(np.eye(w.shape[0]), (size // 2 + 1, *[w.shape[0]] * 2)), *spectra[i + 1 :]])
+        after = _product(
+            [np.broadcast_to(np.eye(w.shape[0]), (size // 2 + 1, *[w.shape[0]] * 2)), *spectra[i + 1 :]]
+        )
         before = _product([np.broadcast_to(np.eye(layers[0].shape[1]), (size // 2 + 1, *[layers[0].shape[1]] * 2)),
                            *spectra[:i]])  # fmt: skip
         response = np.fft.irfft(np.einsum("kac,kdb->abcdk", after, before), size)
