@@ -189,13 +189,8 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(
         commands, "info", info, "print versions, BLAS libraries, kernels, threads, their speeds"
     )
-    command.add_argument(
-        "--quick",
-        "--no-measure",
-        dest="measured",
-        action="store_false",
-        help="do not time the kernels that this processor supports (2 s)",
-    )
+    hint = "do not time the kernels that this processor supports (2 s)"
+    command.add_argument("--quick", "--no-measure", dest="measured", action="store_false", help=hint)
     command.add_argument("--json", action="store_true", help="as JSON")
     _command(commands, "cite", cite, "print BibTeX of the package and of the papers behind it")
     return parser

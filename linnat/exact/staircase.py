@@ -28,21 +28,24 @@ def square(problem: Problem, mask: Any = None) -> list[Array] | None:
     outputs = problem.weights[0].shape[-2]
     if problem.factor.shape[-1] != size or any(m.shape[-2:] != (size, size) for m in problem.maps[:-1]):
         return None
-    if problem.weights[-1].shape[-2:] != (outputs, outputs) or not np.abs(problem.factor).max(axis=-2).all():
+    if problem.weights[-1].shape[-2:] != (outputs, outputs) or not problem.factor.any(axis=-2).all():
         return None
     limit = 1e-3 / (size * float(np.finfo(problem.weights[0].dtype).eps))
     factors = [k.factor(w) for w in problem.weights]
-    identity = np.broadcast_to(np.eye(outputs, dtype=problem.weights[0].dtype), problem.weights[0].shape)
-    solved = [problem.error]
-    for i in range(problem.depth - 1, -1, -1):
-        # Layer 1 enters only with its inverse on the right, K_2 = M_1⁻¹.
-        x, condition = k.solve_checked(factors[i], problem.weights[i], solved[-1] if i else identity)
+    depth, dtype = problem.depth, problem.weights[0].dtype
+    # Without a mask all shares are equal, and taken at once.
+    coefficient = None if mask is None else shares(mask, depth, (outputs,) * depth, (size,) * depth)[:, 0, -1]
+    solved = [problem.error * dtype.type(1 / depth) if coefficient is None else problem.error]
+    for i in range(depth - 1, 0, -1):
+        x, condition = k.solve_checked(factors[i], problem.weights[i], solved[-1])
         if not (condition < limit).all():
             return None
         solved.append(x)
-    depth = problem.depth
-    coefficient = shares(mask, depth, (outputs,) * depth, (size,) * depth)[:, 0, -1]
-    inverse, offset = solved.pop(), np.zeros((*identity.shape[:-1], 1), identity.dtype)
+    # Layer 1 enters only with its inverse on the right, K_2 = M_1⁻¹.
+    inverse, condition = k.inverse_checked(factors[0], problem.weights[0])
+    if not (condition < limit).all():
+        return None
+    offset = np.zeros((*inverse.shape[:-1], 1), dtype)
     result = []
     for i, x in enumerate(reversed(solved)):
         if i > 1:
@@ -52,7 +55,7 @@ def square(problem: Problem, mask: Any = None) -> list[Array] | None:
             # A_i⁻¹ in the affine group: the last column takes off what the constant signal has become.
             v = np.concatenate([v, x[..., outputs:] - k.matmul(v, offset)], axis=-1)
             offset = k.matmul(problem.weights[i], offset) + problem.maps[i][..., :outputs, outputs:]
-        result.append(v * v.dtype.type(coefficient[i]))
+        result.append(v if coefficient is None else v * v.dtype.type(coefficient[i]))
     return result
 
 

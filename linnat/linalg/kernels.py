@@ -19,14 +19,19 @@ from linnat._checks import Array
 SMALL = 48  # below this size an SVD is cheaper than an iteration
 ITERATIONS = 12
 QR_BLOCK = 64
+NARROW = 8  # fewer columns than this are solved for without copies
 SMALLEST_SQUARE = 1e-260  # below, the squares in a norm may have been rounded to zero
 
 
 class Factored(NamedTuple):
-    """A square matrix ready for solves: LU factors of a single matrix, or the stack itself."""
+    """A square matrix ready for solves: LU factors of a single matrix, or the stack itself.
+
+    `order` are the rows of the matrix in the order of L.
+    """
 
     matrix: Array
     pivots: Array | None
+    order: Array | None = None
 
 
 def transpose(a: Array) -> Array:
@@ -43,6 +48,22 @@ def matmul(a: Array, b: Array) -> Array:
     second, second_flag = _fortran(b)
     gemm = blas.dgemm if a.dtype == np.float64 else blas.sgemm
     return cast(Array, gemm(1.0, first, second, trans_a=first_flag, trans_b=second_flag))
+
+
+def matmul_into(out: Array, a: Array, b: Array, *, add: bool = False) -> None:
+    """Write a b, or add it, into a matrix in Fortran order; like `matmul`, for single matrices of one dtype."""
+    if 0 in a.shape or 0 in b.shape:
+        if not add:
+            out[...] = 0
+        return
+    first, first_flag = _fortran(a)
+    second, second_flag = _fortran(b)
+    gemm = blas.dgemm if out.dtype == np.float64 else blas.sgemm
+    found = gemm(
+        1.0, first, second, beta=float(add), c=out, trans_a=first_flag, trans_b=second_flag, overwrite_c=1
+    )
+    if found is not out:  # it was not in Fortran order, and has been copied
+        out[...] = found
 
 
 def qr(a: Array, *, full: bool = False) -> tuple[Array, Array]:
@@ -67,7 +88,9 @@ def solve_triangular(t: Array, b: Array, *, lower: bool, transposed: bool = Fals
     t, b = _same_dtype(t, b)
     trsm = blas.dtrsm if t.dtype == np.float64 else blas.strsm
     matrix, flag = _fortran(t)
-    return cast(Array, trsm(1.0, matrix, b, lower=lower ^ flag, trans_a=flag ^ transposed))
+    right, side = _fortran(b)  # on bᵀ from the right where that is the Fortran array: nothing is copied
+    solution = trsm(1.0, matrix, right, side=side, lower=lower ^ flag, trans_a=flag ^ transposed ^ side)
+    return cast(Array, solution.T if side else solution)
 
 
 def solve_triangular_right(b: Array, t: Array, *, lower: bool) -> Array:
@@ -83,16 +106,27 @@ def factor(a: Array) -> Factored:
         return Factored(a, None)
     getrf = lapack.dgetrf if a.dtype == np.float64 else lapack.sgetrf
     lu, pivots, _ = getrf(a)
-    return Factored(lu, pivots)
+    order = lapack.dlaswp(np.arange(len(a), dtype=np.float64)[:, None], pivots)[:, 0]
+    return Factored(lu, pivots, order.astype(np.intp))
 
 
 def solve(a: Factored, b: Array, *, transposed: bool = False) -> Array:
     """Return a⁻¹ b, or a⁻ᵀ b. 2 n² k flops."""
-    if a.pivots is None:
+    if a.pivots is None or a.order is None:
         return cast(Array, np.linalg.solve(transpose(a.matrix) if transposed else a.matrix, b))
-    getrs = lapack.dgetrs if a.matrix.dtype == np.float64 else lapack.sgetrs
-    solution, _ = getrs(a.matrix, a.pivots, b, trans=int(transposed))
-    return cast(Array, solution)
+    double = a.matrix.dtype == np.float64
+    if b.shape[-1] < NARROW:
+        getrs = lapack.dgetrs if double else lapack.sgetrs
+        return cast(Array, getrs(a.matrix, a.pivots, b, trans=int(transposed))[0])
+    # On bᵀ from the right: getrs solves from the left, for which OpenBLAS has the slower kernels (up to 1.7 times).
+    lu, b, trsm = a.matrix, b.astype(a.matrix.dtype, copy=False), blas.dtrsm if double else blas.strsm
+    if not transposed:
+        half = trsm(1.0, lu, b[a.order].T, side=1, lower=1, diag=1, trans_a=1, overwrite_b=1)
+        return cast(Array, trsm(1.0, lu, half, side=1, trans_a=1, overwrite_b=1).T)
+    half = trsm(1.0, lu, b.T, side=1)
+    solution = np.empty(b.shape, b.dtype)
+    solution[a.order] = trsm(1.0, lu, half, side=1, lower=1, diag=1, overwrite_b=1).T
+    return solution
 
 
 def solve_right(b: Array, a: Factored) -> Array:
@@ -104,7 +138,7 @@ def solve_checked(a: Factored, original: Array, b: Array) -> tuple[Array, Array]
     """Return a⁻¹ b and the condition number of a: estimated in the 1-norm for one matrix, Frobenius for a stack."""
     if a.pivots is not None:
         gecon = lapack.dgecon if original.dtype == np.float64 else lapack.sgecon
-        norm = np.abs(original).sum(axis=0).max()
+        norm = _one_norm(original)
         reciprocal = gecon(a.matrix, norm)[0] if norm else 0.0
         return solve(a, b), np.asarray(1 / reciprocal if reciprocal > 0 else np.inf)
     size, columns = original.shape[-1], b.shape[-1]
@@ -114,6 +148,26 @@ def solve_checked(a: Factored, original: Array, b: Array) -> tuple[Array, Array]
     except np.linalg.LinAlgError:
         return b, np.full(original.shape[:-2], np.inf)
     return solution[..., :columns], frobenius(original) * frobenius(solution[..., columns:])
+
+
+def inverse_checked(a: Factored, original: Array) -> tuple[Array, Array]:
+    """Return a⁻¹ and the condition number of a like `solve_checked`, here without an estimate. 2 n³ flops."""
+    identity = np.eye(original.shape[-1], dtype=original.dtype)
+    if a.pivots is not None:
+        inverse = solve(a, identity)
+        condition = _one_norm(original) * _one_norm(inverse)
+        return inverse, np.asarray(condition if np.isfinite(condition) else np.inf)
+    try:
+        inverse = np.linalg.solve(original, np.broadcast_to(identity, original.shape))
+    except np.linalg.LinAlgError:
+        return original, np.full(original.shape[:-2], np.inf)
+    return inverse, frobenius(original) * frobenius(inverse)
+
+
+def _one_norm(a: Array) -> float:
+    lange = lapack.dlange if a.dtype == np.float64 else lapack.slange
+    matrix, flag = _fortran(a)
+    return float(lange("I" if flag else "1", matrix))
 
 
 def frobenius(a: Array) -> Array:

@@ -63,9 +63,17 @@ def test_qr(seed: int, m: int, n: int, layout: str, dtype: Any, full: bool, stac
     assert (a == before).all()
 
 
-@given(seeds, sizes, sizes, st.booleans(), st.booleans(), layouts, dtypes, st.booleans())
+@given(seeds, sizes, sizes, st.booleans(), st.booleans(), layouts, layouts, dtypes, st.booleans())
 def test_triangular_solves(
-    seed: int, n: int, p: int, lower: bool, transposed: bool, layout: str, dtype: Any, stack: bool
+    seed: int,
+    n: int,
+    p: int,
+    lower: bool,
+    transposed: bool,
+    layout: str,
+    other: str,
+    dtype: Any,
+    stack: bool,
 ) -> None:
     rng = np.random.default_rng(seed)
     full = rng.standard_normal((n, n)) + 3 * n * np.eye(n)
@@ -80,15 +88,20 @@ def test_triangular_solves(
         )[1]
         right = k.solve_triangular_right(np.stack([x.T @ t] * 2), np.stack([ordered] * 2), lower=lower)[1]
     else:
-        found = k.solve_triangular(ordered, operator @ x, lower=lower, transposed=transposed)
-        right = k.solve_triangular_right(x.T @ t, ordered, lower=lower)
+        given_b = LAYOUTS[other](operator @ x)
+        found = k.solve_triangular(ordered, given_b, lower=lower, transposed=transposed)
+        assert (given_b == operator @ x).all()
+        right = k.solve_triangular_right(LAYOUTS[other](x.T @ t), ordered, lower=lower)
     tolerances.assert_close(found, x, bound)
     tolerances.assert_close(right, x.T, bound)
     assert found.dtype == right.dtype == dtype
 
 
-@given(seeds, sizes, sizes, layouts, dtypes, st.booleans())
-def test_solves(seed: int, n: int, p: int, layout: str, dtype: Any, stack: bool) -> None:
+columns = st.integers(1, 2 * k.NARROW)
+
+
+@given(seeds, sizes, columns, layouts, layouts, dtypes, st.booleans())
+def test_solves(seed: int, n: int, p: int, layout: str, other: str, dtype: Any, stack: bool) -> None:
     rng = np.random.default_rng(seed)
     a = LAYOUTS[layout](conditioned(rng, n, n, 10.0).astype(dtype))
     x = rng.standard_normal((n, p)).astype(dtype)
@@ -100,8 +113,12 @@ def test_solves(seed: int, n: int, p: int, layout: str, dtype: Any, stack: bool)
         return array[1] if stack else array
 
     def give(array: np.ndarray) -> np.ndarray:
-        return np.stack([array, array]) if stack else array
+        return np.stack([array, array]) if stack else LAYOUTS[other](array)
 
+    right = LAYOUTS[other](a @ x)
+    given_right = right.copy()
+    k.solve(k.factor(a), right), k.solve(k.factor(a), right, transposed=True)
+    assert (right == given_right).all()
     tolerances.assert_close(pick(k.solve(prepared, give(a @ x))), x, bound)
     tolerances.assert_close(pick(k.solve(prepared, give(a.T @ x), transposed=True)), x, bound)
     tolerances.assert_close(pick(k.solve_right(give(x.T @ a), prepared)), x.T, bound)
@@ -124,9 +141,12 @@ def test_solves_report_the_condition(seed: int, n: int, log_condition: float, st
         # Higham's estimator is a lower bound, almost always within a factor of three of the truth.
         exact = float(np.linalg.norm(a, 1) * np.linalg.norm(inverse, 1))
         assert exact / (10 * slack) <= found <= exact * slack
-    tolerances.assert_close(
-        solution[0] if stack else solution, x, tolerances.solve(np.float64, n, 10**log_condition)
-    )
+    bound = tolerances.solve(np.float64, n, 10**log_condition)
+    tolerances.assert_close(solution[0] if stack else solution, x, bound)
+    direct, condition = k.inverse_checked(k.factor(given_a), given_a)
+    tolerances.assert_close(direct[0] if stack else direct, inverse, 2 * bound)  # of both
+    exact = float(np.linalg.norm(a, None if stack else 1) * np.linalg.norm(inverse, None if stack else 1))
+    assert exact / slack <= float(np.ravel(condition)[0]) <= exact * slack
 
 
 def test_solves_with_singular_matrices_report_an_infinite_condition() -> None:
@@ -136,6 +156,10 @@ def test_solves_with_singular_matrices_report_an_infinite_condition() -> None:
         condition = k.solve_checked(k.factor(stack), stack, np.ones((2, 3, 1)))[1]
         assert condition.shape == (2,)
         assert np.isinf(condition[0])
+        assert np.isinf(k.inverse_checked(k.factor(singular), singular)[1])
+        assert np.isinf(k.inverse_checked(k.factor(stack), stack)[1]).tolist() == [True, True]
+    large = np.diag(np.arange(20.0))
+    assert np.isinf(k.inverse_checked(k.factor(large), large)[1])
 
 
 triangles = st.one_of(st.integers(1, 8), st.integers(60, 70))
