@@ -19,7 +19,7 @@ Population metric: Kerekes, Mészáros and Huszár 2021; what the gauges do is n
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import scipy.integrate
@@ -220,15 +220,12 @@ def natural_flow(
             return np.full_like(vector, np.nan)  # the integrator takes shorter steps
 
     start = _join(problem.weights)
+    if not np.isfinite(slope(0.0, start)).all():
+        _refuse(0.0)
     options = {"method": "DOP853", "t_eval": ends, "rtol": accuracy, "atol": 0.1 * accuracy * _scale(problem)}
     run = scipy.integrate.solve_ivp(slope, (0.0, max(float(ends[-1]), 1e-300)), start, **options)
     if not run.success:
-        time = float(-np.log1p(-run.t[-1])) if run.t.size else 0.0
-        raise FlowBreakdownError(
-            f"times: beyond t = {time:.6g} no step moves all observed entries along their lines (C9). "
-            "Observe fewer, use more or wider layers, or start elsewhere.",
-            time,
-        )
+        _refuse(float(-np.log1p(-run.t[-1])) if run.t.size else 0.0)
     states = [_split(vector, shares) for vector in run.y.T]
     misses = [z * error - (error - residual(problem, state)) for z, state in zip(ends, states, strict=True)]
     return NaturalPath(_path(problem, states, net), _relative(problem, misses, error), int(run.nfev))
@@ -453,6 +450,14 @@ def _times(value: Any) -> Array:
 def _ascending(times: Array) -> None:
     if (times[1:] < times[:-1]).any():
         fail("times", "times in ascending order", [float(t) for t in times[:6]])
+
+
+def _refuse(time: float) -> NoReturn:
+    raise FlowBreakdownError(
+        f"times: beyond t = {time:.6g} no step moves all observed entries along their lines (C9). "
+        "Observe fewer, use more or wider layers, or start elsewhere.",
+        time,
+    )
 
 
 def _shapes(problem: Problem) -> list[tuple[int, ...]]:

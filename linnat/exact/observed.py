@@ -281,8 +281,10 @@ def solve_definite(matrices: Array, right: Array) -> Array:
     solutions = np.empty_like(right)
     for k, (matrix, values) in enumerate(zip(matrices, right, strict=True)):
         # Symmetric: its transpose is itself, and in LAPACK's order.
-        _, solutions[k], info = lapack.dposv(matrix.T, values, lower=1)
-        if info != 0:
+        root, solutions[k], info = lapack.dposv(matrix.T, values, lower=1)
+        pivots = np.diagonal(root)
+        # Pivots squared are eigenvalues up to a factor: below rounding the matrix counts as singular.
+        if info != 0 or pivots.min() ** 2 <= len(pivots) * np.finfo(np.float64).eps * pivots.max() ** 2:
             raise np.linalg.LinAlgError("Matrix is not positive definite")
     return solutions
 
