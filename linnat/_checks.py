@@ -23,6 +23,7 @@ RngLike: TypeAlias = np.random.Generator | int | np.integer[Any]
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
+LARGE = 10_000  # numbers, from which on reading them once is what counts
 FLOAT_TYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -129,7 +130,7 @@ def is_in_range(value: object, *, inf: bool = False, nan: bool = False) -> bool:
     array = np.asarray(value)
     if array.dtype.kind not in "fc":
         return True
-    return not np.isnan(array).any() if inf else bool(np.isfinite(array).all())
+    return not np.isnan(array).any() if inf else _all_finite(array)
 
 
 def as_float_array(value: object, name: str, *, ndim: int | None = None, min_ndim: int = 0) -> Array:
@@ -152,7 +153,7 @@ def as_float_array(value: object, name: str, *, ndim: int | None = None, min_ndi
         fail(name, f"at least {min_ndim} dimension(s)", f"shape {array.shape}")
     if array.size == 0:
         fail(name, "a non-empty array", f"shape {array.shape}")
-    if not np.isfinite(array).all():
+    if not _all_finite(array):
         where = np.argwhere(~np.isfinite(array))[0]
         place = tuple(int(k) for k in where)
         fail(name, "finite numbers", f"{array[place]} at index {place}")
@@ -289,6 +290,15 @@ def as_covariance(
             f"eigenvalue {worst:.6g} (largest {float(largest.max()):.3g})",
         )
     return matrix
+
+
+def _all_finite(array: Array) -> bool:
+    """Return whether all numbers are finite; for a large array from their sum, which is not finite if one is not."""
+    if array.size > LARGE:
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(array.sum()):
+                return True
+    return bool(np.isfinite(array).all())
 
 
 def _has_mask(value: object) -> bool:

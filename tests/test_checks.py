@@ -233,3 +233,14 @@ def test_a_remedy_ends_the_message() -> None:
     with pytest.raises(InputError) as error:
         _checks.fail("a", "b", "c", "Do d.")
     assert str(error.value) == "a: expected b, found c. Do d."
+
+
+def test_large_arrays_are_finite_or_named() -> None:
+    array = np.full(20_000, 1e308)
+    assert as_float_array(array, "x") is array  # their sum is not finite, they are
+    for wrong in (np.nan, np.inf, -np.inf):
+        array[12_345] = wrong
+        expect(["^x: expected finite numbers", r"index \(12345,\)"], as_float_array, array, "x")
+    array[:] = 1.0
+    array[5], array[7] = np.inf, -np.inf
+    expect([r"inf at index \(5,\)"], as_float_array, array, "x")

@@ -12,8 +12,8 @@ either the ρ columns of the inputs or the n_L rows of the outputs, whichever co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
@@ -27,9 +27,12 @@ from linnat.linalg import kernels as k
 
 # A step of every layer, or a product with one: transposes (m_i, K, n_i), K columns side by side.
 Steps = list[Array]
-Product = Callable[[Steps], Steps]
+Product = Callable[[Steps, Steps], None]  # reads the first, writes into the second
 
 WORKSPACE = 2**25  # numbers that a sweep may hold per layer; wider blocks are cut into several
+COLUMNS = (
+    2**22
+)  # numbers in the columns that a sweep takes at once: more of them cost page faults and save nothing
 
 
 @representable("net, task")
@@ -55,7 +58,8 @@ def fisher_operator(net: LinearNetwork, task: Task) -> LinearOperator:
 
     Notes
     -----
-    4L GEMMs, 8 min(ρ, n_L) Σ n_i n_{i-1} flops per column; O(min(ρ, n_L) Σ n_i) memory beside the network.
+    4L GEMMs, two fewer where S or Σ is the identity, 8 min(ρ, n_L) Σ n_i n_{i-1} flops per column; O(min(ρ, n_L) Σ n_i)
+    memory beside the network. A vector is read and a result is written in place; of blocks, those in column order are.
     `eigsh` finds one copy of a multiple eigenvalue, `lobpcg` with a block of two both.
 
     Examples
@@ -220,23 +224,32 @@ def _operator(net: LinearNetwork, problem: Problem, product: Product) -> LinearO
     shapes = [layer.shape for layer in net.layers]
     ends = np.cumsum([0] + [m * n for m, n in shapes])
     width = max(max(shape) for shape in shapes)
-    columns = max(1, WORKSPACE // (width * max(1, min(problem.factor.shape[-1], net.widths[-1]))))
+    carried = width * max(1, min(problem.factor.shape[-1], net.widths[-1]))
+    columns = max(1, min(WORKSPACE // carried, COLUMNS // int(ends[-1])))
+    places = [(slice(lo, hi), n, m) for lo, hi, (m, n) in zip(ends[:-1], ends[1:], shapes, strict=True)]
+
+    def cut(block: Array) -> Steps:
+        # Column stacking: entry (a, b) of layer i stands at a + b n_i. A single column needs no copy.
+        return [
+            np.ascontiguousarray(block[place].reshape(n, m, -1).transpose(0, 2, 1)) for place, n, m in places
+        ]
 
     @representable("net, task, vector")
     def matmat(vectors: Any) -> Array:
         block = as_float_array(vectors, "vector", min_ndim=1).astype(net.dtype, copy=False)
         block = block.reshape(ends[-1], -1)
-        result = np.empty(block.shape, net.dtype)
+        # Column by column: the K columns of a product are then moved in runs of n_i.
+        result = np.empty(block.shape, net.dtype, order="F")
         for start in range(0, block.shape[1], columns):
-            part = block[:, start : start + columns]
-            # Column stacking: entry (a, b) of layer i stands at a + b n_i.
-            steps = [
-                np.ascontiguousarray(part[lo:hi].reshape(n, m, -1).transpose(0, 2, 1))
-                for lo, hi, (m, n) in zip(ends[:-1], ends[1:], shapes, strict=True)
-            ]
-            for lo, hi, found in zip(ends[:-1], ends[1:], product(steps), strict=True):
-                place = result[lo:hi].reshape(len(found), -1, block.shape[1])
-                place[:, :, start : start + columns] = found.transpose(0, 2, 1)
+            part = slice(start, start + columns)
+            steps = cut(block[:, part])
+            if min(columns, block.shape[1] - start) == 1:  # a column of the result is contiguous
+                product(steps, [result[place, start].reshape(n, 1, m) for place, n, m in places])
+                continue
+            found = [np.empty_like(step) for step in steps]
+            product(steps, found)
+            for (place, n, m), piece in zip(places, found, strict=True):
+                result.T[part, place].reshape(-1, n, m)[...] = piece.transpose(1, 0, 2)
         return result
 
     def matvec(vector: Any) -> Array:
@@ -255,100 +268,117 @@ def _inputs_are_cheaper(problem: Problem) -> bool:
 
 
 def _fisher_by_inputs(problem: Problem) -> Product:
-    signals, weights = forward_signals(problem), problem.weights
+    signals, weights = _input_signals(problem), problem.weights
 
-    def product(steps: Steps) -> Steps:
+    def product(steps: Steps, out: Steps) -> None:
         delta = _precision(problem, _changes(problem, signals, steps)[-1])
-        result = []
         for i in range(problem.depth - 1, -1, -1):
-            result.append(contract(signals[i], delta))
+            contract(signals[i], delta, out[i])
             if i:
                 delta = contract(delta, weights[i])
-        return result[::-1]
 
     return product
 
 
 def _fisher_by_outputs(problem: Problem) -> Product:
-    after, factor = whitened_after(problem), problem.factor
+    after, factor = _output_factors(problem), _unless_identity(problem.factor)
 
-    def product(steps: Steps) -> Steps:
-        back = contract(factor, contract(factor.T, _rows(problem, after, steps)[0]))
-        result = []
+    def product(steps: Steps, out: Steps) -> None:
+        back = _covariance(factor, _rows(problem, after, steps)[0])
         for i in range(problem.depth):
-            result.append(contract(back, after[i]))
+            contract(back, after[i], out[i])
             if i < problem.depth - 1:
                 back = contract(problem.maps[i], back)
-        return result
 
     return product
 
 
 def _hessian_by_inputs(problem: Problem) -> Product:
-    signals, weights = forward_signals(problem), problem.weights
-    deltas = [problem.precision(problem.through_last(signals[-1]) - problem.target)]
+    signals, weights = _input_signals(problem), problem.weights
+    last = forward_signals(problem)[-1]
+    deltas = [problem.precision(problem.through_last(last) - problem.target)]
     for weight in weights[:0:-1]:
         deltas.append(k.matmul(weight.T, deltas[-1]))
     deltas = deltas[::-1]  # gradient_i = deltas_i Ã_iᵀ
 
-    def product(steps: Steps) -> Steps:
+    def product(steps: Steps, out: Steps) -> None:
         moved = _changes(problem, signals, steps)
         delta = _precision(problem, moved[-1])
-        result = []
         for i in range(problem.depth - 1, -1, -1):
-            found = contract(signals[i], delta)
+            contract(signals[i], delta, out[i])
             if i:
                 size = weights[i].shape[1]
-                found[:size] += contract(moved[i - 1].transpose(2, 1, 0), deltas[i].T)
+                contract(moved[i - 1].transpose(2, 1, 0), deltas[i].T, out[i][:size], add=True)
                 delta = contract(delta, weights[i])
                 delta += contract(steps[i][:size], deltas[i]).transpose(2, 1, 0)
-            result.append(found)
-        return result[::-1]
 
     return product
 
 
 def _hessian_by_outputs(problem: Problem) -> Product:
-    after, factor = whitened_after(problem), problem.factor
-    pulls = [k.matmul(-problem.whiten(problem.error_factor), factor.T)]  # gradient_i = B̃_iᵀ pulls_i
+    after, factor = _output_factors(problem), _unless_identity(problem.factor)
+    pulls = [k.matmul(-problem.whiten(problem.error_factor), problem.factor.T)]  # gradient_i = B̃_iᵀ pulls_i
     for matrix in problem.maps[:-1]:
         pulls.append(k.matmul(pulls[-1], matrix.T))
 
-    def product(steps: Steps) -> Steps:
+    def product(steps: Steps, out: Steps) -> None:
         rows = _rows(problem, after, steps)
-        back = contract(factor, contract(factor.T, rows[0]))
-        result = []
+        back = _covariance(factor, rows[0])
         for i in range(problem.depth):
-            found = contract(back, after[i])
+            contract(back, after[i], out[i])
             if i < problem.depth - 1:
-                size = after[i].shape[1]
-                found += contract(pulls[i].T, rows[i + 1][:size].transpose(2, 1, 0))
+                size = problem.weights[i].shape[0]
+                contract(pulls[i].T, rows[i + 1][:size].transpose(2, 1, 0), out[i], add=True)
                 back = contract(problem.maps[i], back)
                 back[:size] += contract(pulls[i], steps[i]).transpose(2, 1, 0)
-            result.append(found)
-        return result
 
     return product
 
 
-def _changes(problem: Problem, signals: Steps, steps: Steps) -> Steps:
+def _changes(problem: Problem, signals: Sequence[Array | None], steps: Steps) -> Steps:
     """Return the derivative (ρ, K, n_i) of the response of every layer to the columns of F."""
-    changes = [contract(signals[0].T, steps[0])]
+    changes = [contract(_flip(signals[0]), steps[0])]
     for i in range(1, problem.depth):
         change = contract(changes[-1], problem.weights[i].T)
-        change += contract(signals[i].T, steps[i])
+        contract(_flip(signals[i]), steps[i], change, add=True)
         changes.append(change)
     return changes
 
 
-def _rows(problem: Problem, after: Steps, steps: Steps) -> Steps:
+def _rows(problem: Problem, after: Sequence[Array | None], steps: Steps) -> Steps:
     """Return the derivative (m_i, K, n_L) of C⁻¹ M_L ⋯ M_i for every layer i = 1 … L."""
-    rows = [contract(steps[-1], after[-1].T)]
+    rows = [contract(steps[-1], _flip(after[-1]))]
     for i in range(problem.depth - 2, -1, -1):
         row = contract(problem.maps[i].T, rows[-1])
-        row += contract(steps[i], after[i].T)
+        contract(steps[i], _flip(after[i]), row, add=True)
         rows.append(row)
     return rows[::-1]
+
+
+def _input_signals(problem: Problem) -> list[Array | None]:
+    """Return Ã_i; None for an Ã_1 = F that is the identity."""
+    first, *others = forward_signals(problem)
+    return [_unless_identity(first), *others]
+
+
+def _output_factors(problem: Problem) -> list[Array | None]:
+    """Return B̃_i; None for a B̃_L = C⁻¹ that is the identity."""
+    *others, last = whitened_after(problem)
+    return [*others, None if problem.noise is None else last]
+
+
+def _unless_identity(matrix: Array) -> Array | None:
+    rows, columns = matrix.shape
+    return None if rows == columns and (matrix == np.eye(rows, dtype=matrix.dtype)).all() else matrix
+
+
+def _flip(matrix: Array | None) -> Array | None:
+    return None if matrix is None else matrix.T
+
+
+def _covariance(factor: Array | None, rows: Array) -> Array:
+    """Return F Fᵀ X."""
+    return rows if factor is None else contract(factor, contract(factor.T, rows))
 
 
 def _precision(problem: Problem, change: Array) -> Array:
@@ -358,9 +388,21 @@ def _precision(problem: Problem, change: Array) -> Array:
     return problem.precision(flat.T).T.reshape(change.shape)
 
 
-def contract(a: Array, b: Array) -> Array:
-    """Sum over the last axis of a and the first of b: one GEMM, and a result in C order, without a copy of it."""
+def contract(a: Array | None, b: Array | None, out: Array | None = None, *, add: bool = False) -> Array:
+    """Sum over the last axis of a and the first of b (None: the identity), into `out`, or to be added to it.
+
+    One GEMM, and a result in C order, without a copy of it.
+    """
+    if a is None or b is None:
+        only = cast(Array, b if a is None else a)
+        if out is None:
+            return only
+        out[...] = out + only if add else only
+        return out
     shape = *a.shape[:-1], *b.shape[1:]
     left = a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
     right = b.reshape(b.shape[0], math.prod(b.shape[1:]))
-    return k.matmul(right.T, left.T).T.reshape(shape)
+    if out is None:
+        return k.matmul(right.T, left.T).T.reshape(shape)
+    k.matmul_into(out.reshape(len(left), right.shape[1]).T, right.T, left.T, add=add)
+    return out

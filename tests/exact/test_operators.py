@@ -319,3 +319,53 @@ def test_few_samples_of_a_million_parameters() -> None:
     ]
     quotient = (ends[0] - ends[1]) / 2e-4
     assert np.linalg.norm(quotient - least[0] * vector[:, 0]) <= 1e-2 * abs(least[0])
+
+
+def test_sums_of_products_go_where_they_are_wanted() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((4, 3, 5)), rng.standard_normal((5, 2))
+    wanted = np.einsum("ijk,kl->ijl", a, b)
+    bound = tolerances.product(np.float64, 5) * 10
+    np.testing.assert_allclose(operators.contract(a, b), wanted, atol=bound)
+    out = np.full(wanted.shape, np.nan)  # what was there does not matter
+    assert operators.contract(a, b, out) is out
+    np.testing.assert_allclose(out, wanted, atol=bound)
+    operators.contract(a, b, out, add=True)
+    np.testing.assert_allclose(out, 2 * wanted, atol=2 * bound)
+    # None stands for the identity.
+    assert operators.contract(None, b) is b
+    assert operators.contract(a, None) is a
+    place = np.zeros_like(b)
+    operators.contract(None, b, place)
+    operators.contract(b, None, place, add=True)
+    assert (place == 2 * b).all()
+    assert not np.shares_memory(place, b)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("name", ["fisher_operator", "hessian_operator"])
+def test_a_product_leaves_its_vector_alone_and_blocks_are_columns(name: str, depth: int) -> None:
+    # White inputs and noise: the identities at both ends are skipped, and single columns are not copied.
+    net = ln.LinearNetwork.random((4, 3, 5, 2)[: depth + 1], rng=depth)
+    task = ln.Task(np.ones((net.widths[-1], 4)))
+    operator, rng = getattr(ln, name)(net, task), np.random.default_rng(0)
+    block = rng.standard_normal((net.n_parameters, 3))
+    kept = block.copy()
+    singles = np.stack([operator @ np.ascontiguousarray(column) for column in block.T], axis=1)
+    found = operator @ block
+    assert (block == kept).all()
+    assert not np.shares_memory(found, block)
+    scale = float(np.abs(singles).max())
+    np.testing.assert_allclose(found, singles, rtol=0, atol=tolerances.product(np.float64, 16) * scale)
+    np.testing.assert_allclose(operator @ np.asfortranarray(block), singles, rtol=0, atol=1e-13 * scale)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 10])
+def test_blocks_are_cut_without_loss(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = ln.LinearNetwork.random((4, 3, 5, 2), rng=0)
+    task = ln.Task(np.ones((2, 4)))
+    block = np.random.default_rng(0).standard_normal((net.n_parameters, 5))
+    wanted = ln.hessian_operator(net, task) @ block
+    monkeypatch.setattr(operators, "COLUMNS", columns * net.n_parameters)
+    found = ln.hessian_operator(net, task) @ block
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-13 * float(np.abs(wanted).max()))

@@ -226,3 +226,22 @@ def test_norms(dtype: Any) -> None:
         assert scaled == pytest.approx(
             2.0**power * float(k.two_norm(large)), rel=tolerances.backward(dtype, 90)
         )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("order", ["F", "C"])
+def test_products_are_written_where_they_are_wanted(order: Any, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((3, 4)).astype(dtype), rng.standard_normal((4, 5)).astype(dtype)
+    bound = tolerances.product(dtype, 8) * 10
+    for left in (a, np.asfortranarray(a)):
+        out = np.full((3, 5), np.nan, dtype, order=order)
+        k.matmul_into(out, left, b)
+        np.testing.assert_allclose(out, a @ b, atol=bound)
+        k.matmul_into(out, left, b, add=True)
+        np.testing.assert_allclose(out, 2 * (a @ b), atol=2 * bound)
+    empty = np.ones((3, 5), dtype, order=order)
+    k.matmul_into(empty, a[:, :0], b[:0], add=True)
+    assert (empty == 1).all()
+    k.matmul_into(empty, a[:, :0], b[:0])
+    assert (empty == 0).all()
