@@ -29,11 +29,13 @@ WANTED = {
     "c2_layer_weights",
     "c3_breakdown_and_width",
     "c6_modes_under_gamma",
+    "c7_means_on_straight_lines",
     "c9_gauge_decides",
     "d2_basins",
     "f2_blocks_of_fisher_and_hessian",
     "n2_bottlenecks",
     "n3_c4_gauges",
+    "n3_error_against_bound",
     "n5_masks",
     "n7_factored_damping",
     "s1_condition_against_depth",
@@ -56,6 +58,15 @@ CLAIMED = {
     "c2_layer_weights": ("closed", "closed_at_marks", "integrated"),
     "c3_breakdown_and_width": ("mu", "paths", "crossing", "breaks", "stalled_at", "wide_losses"),
     "c6_modes_under_gamma": ("modes", "modes_at_marks", "integrated"),
+    "c7_means_on_straight_lines": (
+        "class_natural",
+        "class_lines",
+        "logit_natural",
+        "predictor_at_marks",
+        "optimum",
+        "law",
+        "law_of_tanh",
+    ),
     "c9_gauge_decides": ("errors", "ranks", "residuals", "norms"),
     "d2_basins": ("roots", "newton", "network_roots"),
     "f2_blocks_of_fisher_and_hessian": (
@@ -66,6 +77,14 @@ CLAIMED = {
     ),
     "n2_bottlenecks": ("rates", "n2_change", "expressible"),
     "n3_c4_gauges": ("totals", "teacher"),
+    "n3_error_against_bound": (
+        "errors_float64",
+        "errors_float32",
+        "sums_float64",
+        "damped_float64",
+        "damped_float32",
+        "refined_float64",
+    ),
     "n5_masks": ("rates", "full", "alphas", "losses"),
     "n7_factored_damping": ("errors", "dense", "floors", "weak", "strong", "limits"),
     "s1_condition_against_depth": ("formula", "dense"),
@@ -75,7 +94,7 @@ CLAIMED = {
     "x9_error_against_depth_and_condition": ("by_depth", "by_condition", "by_weakness"),
 }
 # Errors and conditions are told from the truth by decades, everything else by a tenth.
-FACTOR = {"x9_error_against_depth_and_condition": 1e5}
+FACTOR = {"n3_error_against_bound": 1e5, "x9_error_against_depth_and_condition": 1e5}
 
 
 def module(name: str) -> ModuleType:
