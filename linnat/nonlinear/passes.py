@@ -55,6 +55,14 @@ class Workspace:
         """float32 or float64."""
         return self.hidden[0].dtype
 
+    def back(self, net: Network, theta: Array) -> None:
+        """Run the last errors, derivatives with respect to the outputs, back through the network, in place."""
+        blocks = net.blocks(theta)
+        multiply_by_slope(net.activations[-1], self.hidden[-1], self.errors[-1])
+        for i in range(net.depth - 2, -1, -1):
+            np.matmul(self.errors[i + 1], blocks[i + 1][:-1].T, out=self.errors[i])
+            multiply_by_slope(net.activations[i], self.hidden[i], self.errors[i])
+
     @property
     def outputs(self) -> Array:
         """Natural parameters (N, n_L) of the last forward pass."""
@@ -119,12 +127,8 @@ def forward(net: Network, theta: Array, x: Array, work: Workspace) -> Array:
 
 def backward(net: Network, theta: Array, work: Workspace, cotangents: Array) -> None:
     """Fill `work.errors` from derivatives (N, n_L) with respect to the outputs; needs the forward pass of `theta`."""
-    blocks = net.blocks(theta)
     work.errors[-1][...] = cotangents
-    for i in range(net.depth - 1, -1, -1):
-        if i < net.depth - 1:
-            np.matmul(work.errors[i + 1], blocks[i + 1][:-1].T, out=work.errors[i])
-        multiply_by_slope(net.activations[i], work.hidden[i], work.errors[i])
+    work.back(net, theta)
 
 
 def pullback(net: Network, work: Workspace, out: Array | None = None) -> Array:

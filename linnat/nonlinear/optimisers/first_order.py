@@ -1,0 +1,194 @@
+"""The baselines: gradient descent, momentum, Nesterov's acceleration, Adam.
+
+Momentum in the form of Sutskever et al. (2013): v ← μ v − ε g, θ ← θ + v; g at θ, or at θ + μ v for Nesterov. Adam as
+in Kingma and Ba (2015), algorithm 1, with its bias corrections.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from linnat._checks import Array, as_scalar, fail
+from linnat.nonlinear.network import Network
+from linnat.nonlinear.optimisers._contract import Batch, Report
+from linnat.nonlinear.output import check_finite, step_gradient
+from linnat.nonlinear.passes import Workspace
+from linnat.nonlinear.schedules import Schedule, as_schedule
+
+
+class DescentState(NamedTuple):
+    """Parameters, velocity, and buffers.
+
+    Attributes
+    ----------
+    net : Network
+    theta : array (P,)
+    updates : int
+    velocity : array (P,)
+        v.
+    gradient, scratch : array (P,)
+        Buffers.
+    work : Workspace or None
+        Of the last number of rows.
+    """
+
+    net: Network
+    theta: Array
+    updates: int
+    velocity: Array
+    gradient: Array
+    scratch: Array
+    work: Workspace | None
+
+
+@dataclass(frozen=True)
+class GradientDescent:
+    """Stochastic gradient descent with momentum.
+
+    Parameters
+    ----------
+    rate : float or schedule
+        ε.
+    momentum : float or schedule
+        μ; 0 is plain descent.
+    nesterov : bool
+        Whether the gradient is taken ahead, at θ + μ v.
+    with_loss : bool
+        Whether reports carry the loss (NaN otherwise), one more pass over the outputs.
+
+    Examples
+    --------
+    >>> net, method = Network((1, 1), family="gaussian"), GradientDescent(0.5)
+    >>> batch = Batch(np.array([[1.0]]), np.array([[1.0]]))
+    >>> state, report = method.step(method.init(net, np.zeros(2)), batch, np.random.default_rng(0))
+    >>> state.theta, report.loss
+    (array([0.5, 0.5]), 0.5)
+    """
+
+    rate: float | Schedule = 0.1
+    momentum: float | Schedule = 0.0
+    nesterov: bool = False
+    with_loss: bool = True
+
+    def __post_init__(self) -> None:
+        as_schedule(self.rate, "rate")
+        if not 0.0 <= as_schedule(self.momentum, "momentum").at(0) < 1.0:
+            fail("momentum", "a number in [0, 1)", self.momentum)
+
+    def init(self, net: Network, theta: Array) -> DescentState:
+        """Return the state before the first update; the parameters are copied."""
+        start = net.as_vector(theta).copy()
+        buffers = np.empty_like(start), np.empty_like(start)
+        return DescentState(net, start, 0, np.zeros_like(start), *buffers, None)
+
+    def step(
+        self, state: DescentState, batch: Batch, rng: np.random.Generator
+    ) -> tuple[DescentState, Report]:
+        """Return the state after an update."""
+        rate = as_schedule(self.rate, "rate").at(state.updates)
+        momentum = as_schedule(self.momentum, "momentum").at(state.updates)
+        work = workspace(state.net, state.work, batch.x)
+        point = state.theta
+        if self.nesterov:
+            point = np.multiply(state.velocity, momentum, out=state.scratch)
+            point += state.theta
+        args = (batch.x, batch.y, work, state.gradient)
+        value = step_gradient(state.net, point, *args, with_loss=self.with_loss)
+        check_finite(value if self.with_loss else 0.0, state.gradient)
+        size = float(np.linalg.norm(state.gradient))
+        if momentum:
+            state.velocity[...] *= momentum
+            state.gradient[...] *= rate
+            state.velocity[...] -= state.gradient
+        else:
+            np.multiply(state.gradient, -rate, out=state.velocity)
+        state.theta[...] += state.velocity
+        report = Report(value, size, float(np.linalg.norm(state.velocity)))
+        return state._replace(updates=state.updates + 1, work=work), report
+
+
+class AdamState(NamedTuple):
+    """Parameters, running moments of the gradient, and buffers."""
+
+    net: Network
+    theta: Array
+    updates: int
+    first: Array
+    second: Array
+    gradient: Array
+    scratch: Array
+    work: Workspace | None
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam.
+
+    Parameters
+    ----------
+    rate : float or schedule
+    beta1, beta2 : float
+        Decays of the first and second moments.
+    epsilon : float
+        Added to the root of the second moment, after its bias correction.
+    with_loss : bool
+        Whether reports carry the loss.
+
+    Examples
+    --------
+    >>> net, method = Network((1, 1), family="gaussian"), Adam(0.5)
+    >>> batch = Batch(np.array([[1.0]]), np.array([[1.0]]))
+    >>> method.step(method.init(net, np.zeros(2)), batch, np.random.default_rng(0))[0].theta.round(6)
+    array([0.5, 0.5])
+    """
+
+    rate: float | Schedule = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    with_loss: bool = True
+
+    def __post_init__(self) -> None:
+        as_schedule(self.rate, "rate")
+        for name in ("beta1", "beta2"):
+            if as_scalar(getattr(self, name), name, low=0.0, high=1.0) == 1.0:
+                fail(name, "a number in [0, 1)", 1.0)
+        as_scalar(self.epsilon, "epsilon", low=0.0, open_low=True)
+
+    def init(self, net: Network, theta: Array) -> AdamState:
+        """Return the state before the first update; the parameters are copied."""
+        start = net.as_vector(theta).copy()
+        moments = np.zeros_like(start), np.zeros_like(start)
+        return AdamState(net, start, 0, *moments, np.empty_like(start), np.empty_like(start), None)
+
+    def step(self, state: AdamState, batch: Batch, rng: np.random.Generator) -> tuple[AdamState, Report]:
+        """Return the state after an update."""
+        work = workspace(state.net, state.work, batch.x)
+        args = (batch.x, batch.y, work, state.gradient)
+        value = step_gradient(state.net, state.theta, *args, with_loss=self.with_loss)
+        check_finite(value if self.with_loss else 0.0, state.gradient)
+        size = float(np.linalg.norm(state.gradient))
+        count = state.updates + 1
+        scratch, gradient = state.scratch, state.gradient
+        np.multiply(gradient, gradient, out=scratch)
+        for moment, decay, new in ((state.first, self.beta1, gradient), (state.second, self.beta2, scratch)):
+            moment *= decay
+            new *= 1.0 - decay
+            moment += new
+        np.divide(state.second, 1.0 - self.beta2**count, out=scratch)
+        np.sqrt(scratch, out=scratch)
+        scratch += self.epsilon
+        np.divide(state.first, scratch, out=scratch)
+        scratch *= as_schedule(self.rate, "rate").at(state.updates) / (1.0 - self.beta1**count)
+        state.theta[...] -= scratch
+        return state._replace(updates=count, work=work), Report(value, size, float(np.linalg.norm(scratch)))
+
+
+def workspace(net: Network, kept: Workspace | None, x: Array) -> Workspace:
+    """Return buffers for the rows of x: the ones that are there, if they fit."""
+    if kept is not None and kept.rows == len(x) and kept.dtype == x.dtype:
+        return kept
+    return Workspace(net, len(x), x.dtype)

@@ -1,0 +1,192 @@
+"""Natural gradient by any preconditioner: θ ← θ − ε P⁻¹ g, or the step fitted to the exact Fisher matrix.
+
+After each gradient one more backward pass with targets drawn from the model (or with the data's) feeds the
+preconditioner, every `every` updates. "fitted" follows Martens and Grosse (2015), section 6.4 and 7: with Δ = −P⁻¹g and
+the last step δ the new step α Δ + μ δ minimises the quadratic model with the exact Fisher matrix of the batch,
+½ sᵀ(F + λ)s + gᵀs, a system of two equations from two Fisher products: no rate, no momentum to choose. λ follows the
+ratio of what the loss lost to what the model foretold (Levenberg and Marquardt). "clipped" bounds the length of the
+step in the metric: ε is divided by max(1, √(sᵀPs/bound)).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from linnat._checks import Array, as_choice, as_count, as_scalar
+from linnat.nonlinear.network import Network
+from linnat.nonlinear.optimisers._contract import Batch, Report
+from linnat.nonlinear.optimisers.first_order import workspace
+from linnat.nonlinear.output import check_finite, mean_loss, step_gradient
+from linnat.nonlinear.passes import Workspace, fisher_product, forward
+from linnat.nonlinear.preconditioners import Preconditioner
+from linnat.nonlinear.schedules import Schedule, as_schedule
+from linnat.nonlinear.statistics import gather
+
+RULES = ("rate", "clipped", "fitted")
+
+
+class PreconditionedState(NamedTuple):
+    """Parameters, the preconditioner's state, the last step, and buffers.
+
+    Attributes
+    ----------
+    net : Network
+    theta : array (P,)
+    updates : int
+    inner : object
+        The preconditioner's state.
+    velocity : array (P,)
+        The last step δ.
+    damping : float
+        λ of the quadratic model, for "fitted".
+    gradient : array (P,)
+        Buffer.
+    work, metric : Workspace or None
+        Of the last numbers of rows.
+    """
+
+    net: Network
+    theta: Array
+    updates: int
+    inner: Any
+    velocity: Array
+    damping: float
+    gradient: Array
+    work: Workspace | None
+    metric: Workspace | None
+
+
+@dataclass(frozen=True)
+class Preconditioned:
+    """Preconditioned descent.
+
+    Parameters
+    ----------
+    preconditioner : Preconditioner
+    rate : float or schedule
+        ε, for "rate" and "clipped".
+    momentum : float or schedule
+        μ, for "rate" and "clipped": v ← μ v − ε P⁻¹g.
+    rule : "rate", "clipped" or "fitted"
+    targets : "sampled" or "data"
+        Whose errors feed the preconditioner: the model's (Fisher matrix) or the data's (empirical Fisher matrix).
+    every : int
+        Updates between statistics.
+    bound : float
+        For "clipped": of ε² gᵀP⁻¹g.
+    damping : float
+        For "fitted": λ at the start.
+    adapt : int
+        For "fitted": updates between changes of λ by (19/20)^adapt or its inverse; 0 never changes it.
+
+    Examples
+    --------
+    >>> from linnat.nonlinear.preconditioners import Diagonal
+    >>> net, method = Network((1, 1), family="gaussian"), Preconditioned(Diagonal(damping=1.0), 0.5)
+    >>> batch = Batch(np.array([[1.0]]), np.array([[1.0]]))
+    >>> state, report = method.step(method.init(net, np.zeros(2)), batch, np.random.default_rng(0))
+    >>> report.loss
+    0.5
+    """
+
+    preconditioner: Preconditioner[Any]
+    rate: float | Schedule = 0.1
+    momentum: float | Schedule = 0.0
+    rule: str = "rate"
+    targets: str = "sampled"
+    every: int = 1
+    bound: float = 1e-3
+    damping: float = 1e-2
+    adapt: int = 5
+    _least: float = field(default=1e-10, repr=False)
+
+    def __post_init__(self) -> None:
+        as_schedule(self.rate, "rate")
+        as_schedule(self.momentum, "momentum")
+        as_choice(self.rule, "rule", RULES)
+        as_choice(self.targets, "targets", ("sampled", "data"))
+        as_count(self.every, "every")
+        as_count(self.adapt, "adapt", low=0)
+        as_scalar(self.bound, "bound", low=0.0, open_low=True)
+        as_scalar(self.damping, "damping", low=0.0, open_low=True)
+
+    def init(self, net: Network, theta: Array) -> PreconditionedState:
+        """Return the state before the first update; the parameters are copied."""
+        start = net.as_vector(theta).copy()
+        inner = self.preconditioner.init(net, start.dtype)
+        zeros, buffer = np.zeros_like(start), np.empty_like(start)
+        return PreconditionedState(net, start, 0, inner, zeros, self.damping, buffer, None, None)
+
+    def step(
+        self, state: PreconditionedState, batch: Batch, rng: np.random.Generator
+    ) -> tuple[PreconditionedState, Report]:
+        """Return the state after an update."""
+        net, theta, gradient = state.net, state.theta, state.gradient
+        work = workspace(net, state.work, batch.x)
+        value = step_gradient(net, theta, batch.x, batch.y, work, gradient)
+        check_finite(value, gradient)
+        state = state._replace(work=work)
+        if state.updates % self.every == 0:
+            state = self._fed(state, batch, work, rng)
+        natural = self.preconditioner.apply(state.inner, gradient)
+        check_finite(value, natural)
+        products, ratio = 0, float("nan")
+        if self.rule == "fitted":
+            foretold, products = self._fit(state, batch, natural)
+        else:
+            self._move(state, natural)
+        size = float(np.linalg.norm(gradient))
+        theta += state.velocity
+        if self.rule == "fitted" and self.adapt and state.updates % self.adapt == 0:
+            forward(net, theta, batch.x, work)
+            after = mean_loss(net.family, work.outputs, batch.y, work.errors[-1])
+            ratio = (after - value) / foretold if foretold < 0 else float("nan")
+            state = state._replace(damping=self._adapted(state.damping, ratio))
+        report = Report(value, size, float(np.linalg.norm(state.velocity)), state.damping, products, ratio)
+        return state._replace(updates=state.updates + 1), report
+
+    def _fed(
+        self, state: PreconditionedState, batch: Batch, work: Workspace, rng: np.random.Generator
+    ) -> PreconditionedState:
+        """Return the state whose preconditioner has seen the batch, or the rows for the metric."""
+        rows = work
+        if batch.metric is not None:
+            rows = workspace(state.net, state.metric, batch.metric)
+            forward(state.net, state.theta, batch.metric, rows)
+        chosen = "sampled" if self.targets == "sampled" else batch.y
+        statistics = gather(state.net, state.theta, rows, chosen, rng)
+        inner, _ = self.preconditioner.update(state.inner, statistics)
+        return state._replace(inner=inner, metric=rows if batch.metric is not None else state.metric)
+
+    def _move(self, state: PreconditionedState, natural: Array) -> None:
+        rate = as_schedule(self.rate, "rate").at(state.updates)
+        momentum = as_schedule(self.momentum, "momentum").at(state.updates)
+        if self.rule == "clipped":
+            length = rate**2 * float(np.vdot(natural, state.gradient))
+            rate /= max(1.0, (length / self.bound) ** 0.5)
+        state.velocity[...] *= momentum
+        state.velocity[...] -= rate * natural
+
+    def _fit(self, state: PreconditionedState, batch: Batch, natural: Array) -> tuple[float, int]:
+        """Write the best combination of −natural and the last step into the velocity; return the model's decrease."""
+        work = workspace(state.net, state.work, batch.x)
+        directions = [-natural]
+        if state.updates > 0:
+            directions.append(state.velocity.copy())
+        images = [fisher_product(state.net, state.theta, work, d) + state.damping * d for d in directions]
+        system = np.array([[float(np.vdot(a, b)) for b in images] for a in directions])
+        slopes = np.array([float(np.vdot(state.gradient, d)) for d in directions])
+        # Two nearly parallel directions leave the smallest combination.
+        weights = np.linalg.lstsq(system, -slopes, rcond=self._least)[0]
+        state.velocity[...] = sum(w * d for w, d in zip(weights, directions, strict=True))
+        return float(0.5 * weights @ system @ weights + slopes @ weights), len(directions)
+
+    def _adapted(self, damping: float, ratio: float) -> float:
+        factor = (19.0 / 20.0) ** self.adapt
+        if ratio > 0.75:
+            return damping * factor
+        # A ratio that is not a number is a step that failed.
+        return damping / factor if not ratio >= 0.25 else damping

@@ -1,0 +1,359 @@
+"""Does every optimiser do what its formula says? Step by step against textbook loops and dense solutions."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linnat._checks import InputError
+from linnat.families import Gaussian
+from linnat.nonlinear import curvature, passes
+from linnat.nonlinear.initial import initial
+from linnat.nonlinear.network import Network
+from linnat.nonlinear.optimisers import Adam, Batch, GradientDescent, Preconditioned, TruncatedNewton
+from linnat.nonlinear.optimisers.truncated_newton import conjugate_gradients
+from linnat.nonlinear.output import DivergenceError, mean_loss, output_errors, step_gradient
+from linnat.nonlinear.passes import Workspace
+from linnat.nonlinear.preconditioners import Diagonal, Ekfac, Kfac, OnlineNaturalGradient
+from linnat.nonlinear.schedules import Constant, Exponential, Growing, Hyperbolic, Steps
+from linnat.nonlinear.statistics import gather
+from tests import tolerances
+from tests.nonlinear.test_passes import FAMILIES, targets
+
+METHODS = (
+    GradientDescent(0.1, 0.9),
+    GradientDescent(0.1, 0.9, nesterov=True),
+    Adam(0.01),
+    Preconditioned(Kfac(), 0.1),
+    Preconditioned(Ekfac(), rule="fitted"),
+    Preconditioned(Diagonal(), 0.5, 0.5, rule="clipped"),
+    TruncatedNewton(),
+    TruncatedNewton(matrix="hessian", solver="minres"),
+)
+
+
+def problem(family: Any = "bernoulli", seed: int = 0, rows: int = 20) -> tuple[Any, ...]:
+    rng = np.random.default_rng(seed)
+    net = Network((4, 5, 3), "tanh", family)
+    theta = initial(net, "glorot", rng=rng)
+    name = net.family.name
+    return net, theta, Batch(rng.standard_normal((rows, 4)), targets(name, rows, 3, rng)), rng
+
+
+@given(st.sampled_from(FAMILIES), st.integers(0, 10**6), st.sampled_from([np.float32, np.float64]))
+def test_fast_losses_and_errors_are_the_families(family: str, seed: int, dtype: Any) -> None:
+    rng = np.random.default_rng(seed)
+    z = (3 * rng.standard_normal((7, 3))).astype(dtype)
+    y = targets(family, 7, 3, rng).astype(dtype)
+    net = Network((2, 3), family=family)
+    errors = np.empty_like(z)
+    output_errors(net.family, z, y, errors)
+    wanted = -net.family.score(z, y)
+    size = tolerances.product(dtype, 8)
+    assert errors.dtype == dtype
+    assert np.abs(errors - wanted).max() <= size * (1 + np.abs(wanted).max())
+    losses = net.family.loss(z.astype(float), y.astype(float))
+    scale = np.abs(losses).mean() + np.abs(z * y).sum(axis=1).mean() + 1
+    assert abs(mean_loss(net.family, z, y, errors) - losses.mean()) <= size * scale * 4
+
+
+def test_fast_losses_far_out_and_with_covariance() -> None:
+    cov = np.array([[2.0, 0.5], [0.5, 1.0]])
+    rng = np.random.default_rng(0)
+    z, y = rng.standard_normal((2, 5, 2))
+    family, errors = Gaussian(cov), np.empty((5, 2))
+    assert mean_loss(family, z, y, errors) == pytest.approx(float(family.loss(z, y).mean()), rel=1e-14)
+    output_errors(family, z, y, errors)
+    assert np.allclose(errors, -family.score(z, y), rtol=1e-14)
+    far = np.array([[800.0, -800.0, 0.0]])
+    for name in ("bernoulli", "categorical"):
+        net = Network((1, 3), family=name)
+        label, out = np.array([[1.0, 0.0, 0.0]]), np.empty((1, 3))
+        output_errors(net.family, far, label, out)
+        assert np.isfinite(out).all()
+        wanted = float(net.family.loss(far, label)[0])
+        assert mean_loss(net.family, far, label, out) == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loop_s_gradient_is_the_checked_one(family: str) -> None:
+    net, theta, batch, _ = problem(family)
+    out = np.empty_like(theta)
+    value = step_gradient(net, theta, batch.x, batch.y, Workspace(net, 20), out)
+    wanted, slope = passes.gradient(net, theta, batch.x, batch.y)
+    assert value == pytest.approx(wanted, rel=1e-13)
+    assert np.abs(out - slope).max() <= tolerances.product(float, 40) * np.abs(slope).max()
+    assert np.isnan(step_gradient(net, theta, batch.x, batch.y, Workspace(net, 20), out, with_loss=False))
+
+
+def run(method: Any, net: Network, theta: Any, batch: Batch, steps: int = 5, seed: int = 0) -> list[Any]:
+    rng, state, path = np.random.default_rng(seed), method.init(net, theta), []
+    for _ in range(steps):
+        state, report = method.step(state, batch, rng)
+        path.append((state.theta.copy(), report))
+    return path
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_momentum_is_the_textbook_s(nesterov: bool) -> None:
+    net, theta, batch, _ = problem()
+    rates, momenta = Exponential(0.3, 0.5, 2), Growing(0.9, period=2)
+    path = run(GradientDescent(rates, momenta, nesterov), net, theta, batch, 6)
+    velocity = np.zeros_like(theta)
+    for k, (found, report) in enumerate(path):
+        rate, momentum = 0.3 * 0.5 ** (k / 2), min(1 - 2 ** (-1 - np.log2(k // 2 + 1)), 0.9)
+        point = theta + momentum * velocity if nesterov else theta
+        value, slope = passes.gradient(net, point, batch.x, batch.y)
+        velocity = momentum * velocity - rate * slope
+        theta = theta + velocity
+        assert np.abs(found - theta).max() <= tolerances.product(float, 200)
+        assert report.loss == pytest.approx(value, rel=1e-12)
+        assert report.gradient_norm == pytest.approx(np.linalg.norm(slope), rel=1e-10)
+        assert report.step_norm == pytest.approx(np.linalg.norm(velocity), rel=1e-10)
+
+
+def test_adam_is_the_textbook_s() -> None:
+    net, theta, batch, _ = problem()
+    path = run(Adam(0.02, 0.8, 0.95, 1e-6), net, theta, batch, 6)
+    first = second = np.zeros_like(theta)
+    for k, (found, _) in enumerate(path, start=1):
+        slope = passes.gradient(net, theta, batch.x, batch.y)[1]
+        first, second = 0.8 * first + 0.2 * slope, 0.95 * second + 0.05 * slope**2
+        theta = theta - 0.02 * (first / (1 - 0.8**k)) / (np.sqrt(second / (1 - 0.95**k)) + 1e-6)
+        # A division by the root of a small moment: rounding of the gradient over ε.
+        assert np.abs(found - theta).max() <= tolerances.product(float, 200) * 100
+
+
+@pytest.mark.parametrize("name", ["sgd", "nesterov", "adam"])
+def test_pytorch_agrees(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    net, theta, batch, _ = problem()
+    parameter = torch.nn.Parameter(torch.tensor(theta))
+    ours: Any
+    if name == "adam":
+        ours, theirs = Adam(0.01), torch.optim.Adam([parameter], 0.01)
+    else:
+        # PyTorch scales its velocity by the rate outside; with a constant rate both are one.
+        ours, theirs = GradientDescent(0.1, 0.9), torch.optim.SGD([parameter], 0.1, momentum=0.9)
+    for found, _ in run(ours, net, theta, batch, 5):
+        parameter.grad = torch.tensor(
+            passes.gradient(net, parameter.detach().numpy().copy(), batch.x, batch.y)[1]
+        )
+        theirs.step()
+        assert np.abs(found - parameter.detach().numpy()).max() <= 1e-10
+
+
+@pytest.mark.statement("O1", "O2")
+@pytest.mark.parametrize(
+    "inner", [Kfac(), Ekfac(), OnlineNaturalGradient(), Diagonal()], ids=lambda m: type(m).__name__
+)
+@pytest.mark.parametrize("chosen", ["sampled", "data"])
+def test_preconditioned_descent_is_its_parts(inner: Any, chosen: str) -> None:
+    net, theta, batch, _ = problem()
+    rng, state, velocity = np.random.default_rng(7), inner.init(net), np.zeros_like(theta)
+    path = run(Preconditioned(inner, 0.05, 0.5, targets=chosen, every=2), net, theta, batch, 5, seed=7)
+    for k, (found, _) in enumerate(path):
+        slope = passes.gradient(net, theta, batch.x, batch.y)[1]
+        _, work = passes.prepare(net, theta, batch.x)
+        if k % 2 == 0:
+            state, _ = inner.update(
+                state, gather(net, theta, work, batch.y if chosen == "data" else "sampled", rng)
+            )
+        velocity = 0.5 * velocity - 0.05 * inner.apply(state, slope)
+        theta = theta + velocity
+        assert np.abs(found - theta).max() <= tolerances.solve(float, 20, 1e4)
+
+
+def test_clipping_bounds_the_length_in_the_metric() -> None:
+    net, theta, batch, _ = problem()
+    inner = Kfac()
+    free = run(Preconditioned(inner, 1.0), net, theta, batch, 1)[0][0] - theta
+    bound = run(Preconditioned(inner, 1.0, rule="clipped", bound=1e-4), net, theta, batch, 1)[0][0] - theta
+    slope = passes.gradient(net, theta, batch.x, batch.y)[1]
+    assert abs(float(slope @ free)) > 1e-4
+    scale = float(bound @ free) / float(free @ free)
+    assert scale**2 * abs(float(slope @ free)) == pytest.approx(1e-4, rel=1e-10)
+    loose = run(Preconditioned(inner, 1.0, rule="clipped", bound=1e9), net, theta, batch, 1)[0][0] - theta
+    assert np.array_equal(loose, free)
+
+
+@pytest.mark.statement("O2")
+def test_fitted_steps_minimise_the_exact_model() -> None:
+    net, theta, batch, _ = problem()
+    method = Preconditioned(Kfac(decay=0.5, period=1), rule="fitted", adapt=0, damping=0.03)
+    rng, state = np.random.default_rng(0), method.init(net, theta)
+    for k in range(4):
+        before, last = state.theta.copy(), state.velocity.copy()
+        state, report = method.step(state, batch, rng)
+        step = state.theta - before
+        slope = passes.gradient(net, before, batch.x, batch.y)[1]
+        matrix = curvature.true_fisher(net, before, batch.x).dense() + 0.03 * np.eye(len(theta))
+        natural = method.preconditioner.apply(state.inner, slope)
+        for direction in (natural, last):
+            rest = direction @ (matrix @ step + slope)
+            assert abs(rest) <= 1e-9 * np.linalg.norm(direction) * np.linalg.norm(slope)
+        assert report.products == 1 + (k > 0)
+        # In the span of both.
+        span = np.column_stack([natural, last]) if k else natural[:, None]
+        assert np.linalg.norm(step - span @ np.linalg.lstsq(span, step)[0]) <= 1e-9 * np.linalg.norm(step)
+
+
+def test_damping_follows_the_reduction_ratio() -> None:
+    net, theta, batch, _ = problem()
+    for method in (
+        Preconditioned(Kfac(), rule="fitted", adapt=1, damping=10.0),
+        TruncatedNewton(damping=10.0),
+    ):
+        before = 10.0
+        for _, report in run(method, net, theta, batch, 6):
+            factor = 19 / 20 if isinstance(method, Preconditioned) else 2 / 3
+            wanted = before
+            if report.ratio > 0.75:
+                wanted = before * factor
+            elif report.ratio < 0.25:
+                wanted = before / factor
+            assert report.damping == pytest.approx(wanted)
+            before = wanted
+
+
+@pytest.mark.statement("O4", "O5")
+@pytest.mark.parametrize("solver", ["cg", "minres"])
+@pytest.mark.parametrize("matrix", ["fisher", "gauss-newton", "hessian"])
+def test_truncated_newton_solves_when_it_is_not_truncated(matrix: str, solver: str) -> None:
+    net, theta, batch, _ = problem("gaussian")
+    damping = 0.5 if matrix != "hessian" else 3.0
+    method = TruncatedNewton(matrix, solver, 400, 1e-12, damping, adapt=False)
+    dense = {
+        "fisher": curvature.true_fisher(net, theta, batch.x),
+        "gauss-newton": curvature.gauss_newton(net, theta, batch.x, batch.y),
+        "hessian": curvature.hessian(net, theta, batch.x, batch.y),
+    }[matrix].dense()
+    slope = passes.gradient(net, theta, batch.x, batch.y)[1]
+    system = dense + damping * np.eye(len(theta))
+    wanted = -np.linalg.solve(system, slope)
+    rng = np.random.default_rng(0)
+    state, report = method.step(method.init(net, theta), batch, rng)
+    assert np.linalg.norm(state.solution - wanted) <= 1e-6 * np.linalg.norm(wanted)
+    model = slope @ wanted + 0.5 * wanted @ system @ wanted
+    after = passes.loss(net, theta + wanted, batch.x, batch.y)
+    assert after < report.loss
+    if np.allclose(state.theta, theta + wanted, rtol=1e-6):
+        assert report.ratio == pytest.approx((after - report.loss) / model, rel=1e-3)
+
+
+@pytest.mark.statement("O4")
+def test_hessian_free_is_truncated_natural_gradient() -> None:
+    net, theta, batch, _ = problem("categorical")
+    paths = [run(TruncatedNewton(matrix), net, theta, batch, 4) for matrix in ("fisher", "gauss-newton")]
+    for (one, _), (two, _) in zip(*paths, strict=True):
+        assert np.abs(one - two).max() <= tolerances.solve(float, 40, 1e4)
+
+
+@pytest.mark.statement("O5")
+def test_the_metric_can_come_from_unlabelled_rows() -> None:
+    net, theta, batch, rng = problem()
+    other = rng.standard_normal((35, 4))
+    slope = passes.gradient(net, theta, batch.x, batch.y)[1]
+    dense = curvature.true_fisher(net, theta, other).dense() + 0.3 * np.eye(len(theta))
+    method = TruncatedNewton(iterations=300, tolerance=1e-12, damping=0.3, adapt=False)
+    state, _ = method.step(method.init(net, theta), batch._replace(metric=other), rng)
+    wanted = -np.linalg.solve(dense, slope)
+    assert np.linalg.norm(state.solution - wanted) <= 1e-6 * np.linalg.norm(wanted)
+    inner = Kfac()
+    preconditioned = Preconditioned(inner, 1.0)
+    state, _ = preconditioned.step(
+        preconditioned.init(net, theta), batch._replace(metric=other), np.random.default_rng(3)
+    )
+    _, work = passes.prepare(net, theta, other)
+    fed, _ = inner.update(inner.init(net), gather(net, theta, work, "sampled", 3))
+    assert np.allclose(state.theta - theta, -inner.apply(fed, slope), rtol=1e-10)
+
+
+def test_one_newton_step_solves_a_linear_layer() -> None:
+    rng = np.random.default_rng(0)
+    net = Network((3, 2), family="gaussian")
+    x, y = rng.standard_normal((2, 30, 3))
+    method = TruncatedNewton(damping=1e-14, tolerance=0.0)
+    state, _ = method.step(method.init(net, np.zeros(8)), Batch(x, y[:, :2].copy()), rng)
+    wanted = np.linalg.lstsq(np.c_[x, np.ones(30)], y[:, :2])[0]
+    assert np.abs(net.blocks(state.theta)[0] - wanted).max() <= 1e-9
+
+
+def test_conjugate_gradients() -> None:
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.standard_normal((30, 30)))[0]
+    matrix = (basis * np.geomspace(1, 1e-2, 30)) @ basis.T
+    target = rng.standard_normal(30)
+    kept, count = conjugate_gradients(lambda v: matrix @ v, target, np.zeros(30), 200, 0.0)
+    wanted = np.linalg.solve(matrix, target)
+    assert np.linalg.norm(kept[-1] - wanted) <= 1e-8 * np.linalg.norm(wanted)
+    values = [0.5 * k @ matrix @ k - target @ k for k in kept]
+    assert np.all(np.diff(values) <= 1e-12 * abs(values[-1]))
+    # A loose tolerance ends early; negative curvature ends at once, with what there is.
+    assert conjugate_gradients(lambda v: matrix @ v, target, np.zeros(30), 200, 1e-2)[1] < count
+    kept, count = conjugate_gradients(lambda v: -matrix @ v, target, np.zeros(30), 200, 0.0)
+    assert count == 2
+    assert not kept[-1].any()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{type(m).__name__}")
+def test_every_optimiser_learns_and_repeats_itself(method: Any) -> None:
+    net, theta, batch, _ = problem(rows=40)
+    path = run(method, net, theta, batch, 30)
+    assert path[-1][1].loss < 0.92 * path[0][1].loss
+    again = run(method, net, theta, batch, 30)
+    assert np.array_equal(path[-1][0], again[-1][0])
+    short = Batch(batch.x.astype(np.float32), batch.y.astype(np.float32))
+    single = run(method, net, theta.astype(np.float32), short, 3)
+    assert single[-1][0].dtype == np.float32
+    assert np.isfinite(single[-1][0]).all()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{type(m).__name__}")
+def test_a_loss_that_is_not_finite_leaves_the_state(method: Any) -> None:
+    net, theta, batch, rng = problem("poisson")
+    state, _ = method.step(method.init(net, theta), batch, rng)
+    kept = copy.deepcopy(state)
+    bad = Batch(np.full_like(batch.x, 1e300), batch.y)
+    state.theta[net.slices[1]] = 1e10
+    kept.theta[net.slices[1]] = 1e10
+    with (
+        pytest.raises(DivergenceError, match="loss: expected a finite loss and gradient"),
+        np.errstate(all="ignore"),
+    ):
+        method.step(state, bad, rng)
+    for name, value in kept._asdict().items():
+        if name in ("theta", "velocity", "first", "second", "updates", "damping"):
+            assert np.array_equal(getattr(state, name), value), name
+
+
+def test_schedules() -> None:
+    assert Constant(2.0).at(7) == 2.0
+    assert Exponential(1.0, 0.5, 10, floor=0.3).at(100) == 0.3
+    assert Hyperbolic(2.0, 5).at(15) == 0.5
+    assert [Steps((3.0, 2.0, 1.0), (2, 4)).at(k) for k in range(6)] == [3, 3, 2, 2, 1, 1]
+    growing = Growing(0.99, final=0.9, last=10, total=1000)
+    assert [growing.at(k) for k in (0, 989, 990)] == [0.5, 1 - 2 ** (-1 - np.log2(4)), 0.9]
+    assert Growing(0.9).at(10**6) == 0.9
+    for make, message in (
+        (lambda: Steps((1.0,), (2,)), "boundaries: expected"),
+        (lambda: Steps((1.0, 2.0, 3.0), (4, 4)), "boundaries: expected"),
+        (lambda: Growing(0.9, final=0.5), "total: expected given if and only if"),
+        (lambda: Exponential(1.0, 0.0), "factor: expected"),
+        (lambda: Hyperbolic(1.0, 0), "halving: expected"),
+        (lambda: Constant(np.nan), "value: expected"),
+        (lambda: GradientDescent(rate="fast"), "rate: expected"),
+        (lambda: GradientDescent(momentum=1.0), "momentum: expected"),
+        (lambda: Adam(beta2=1.0), "beta2: expected"),
+        (lambda: Preconditioned(Kfac(), rule="wolfe"), "rule: expected one of"),
+        (lambda: Preconditioned(Kfac(), targets="true"), "targets: expected one of"),
+        (lambda: TruncatedNewton(matrix="empirical"), "matrix: expected one of"),
+        (lambda: TruncatedNewton(damping=-1.0), "damping: expected"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make()
