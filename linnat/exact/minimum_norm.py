@@ -111,18 +111,19 @@ def solve_minimum_norm(
     task : Task
         Leading axes of both broadcast.
     method : "auto", "kernel-qr", "kernel-lsqr" or "range-lsqr"
-        For three layers or more: the null space of J is projected out by a QR of it, layer by layer, or by LSQR,
-        matrix-free; or LSQR on J itself. By default "kernel-qr" while it takes fewer than 2.5e5 n L³ flops (n
-        the mean width: up to 15 for L = 6, 26 for L = 24), "kernel-lsqr" beyond, and "kernel-qr" again where
-        that does not converge and the factors fit into memory; no iteration for one layer, two, or balanced
-        ones.
+        The null space of J is projected out by a QR of it, layer by layer, or by LSQR, matrix-free; or LSQR on J
+        itself. By default two layers are a Sylvester equation, and more "kernel-qr" while it takes fewer than
+        2.5e5 n L³ flops (n the mean width: up to 15 for L = 6, 26 for L = 24), "kernel-lsqr" beyond, and
+        "kernel-qr" again where that does not converge and the factors fit into memory; no iteration for one
+        layer, two, or balanced ones. One layer is solved directly, whatever is asked for.
     tol : float, optional
         LSQR stops when the part of v along any unit null direction is at most tol ‖v‖; 256 eps by default.
     max_iterations : int
     refinements : int
-        Steps of iterative refinement of the residual, for three layers or more. It brings `residual` to its floor
-        eps ‖J‖‖v‖ / ‖Ẽ‖, where it is 10 to 100 times above; the direction itself is then only right to eps κ(J),
-        usually less than before: a small residual and a right direction are two things where κ(J) is large.
+        Steps of iterative refinement of the residual, where the null space is projected out. It brings `residual` to
+        its floor eps ‖J‖‖v‖ / ‖Ẽ‖, often by a factor 2 only; the direction itself is then only right to eps
+        κ(J), 1e2 to 1e8 times less than before where κ(J) ≥ 1e6: a small residual and a right direction are
+        two things.
     rtol : float, optional
         See `natural_gradient`.
 
@@ -214,9 +215,9 @@ def shortest(problem: Problem, chains: Chains, options: Options, tol: float) -> 
     """Return the shortest solution, a descent direction."""
     if problem.depth == 1:
         return Found([_widen(expressible_error(problem, chains), range_basis(problem))], "direct")
-    if problem.depth == 2:
-        return Found(_two_layers(problem, chains), "sylvester")
     method = options.method
+    if problem.depth == 2 and method == "auto":
+        return Found(_two_layers(problem, chains), "sylvester")
     if method == "range-lsqr":
         return solve_on_cells(problem, chains, 0.0, tol, options.limit)
     if method == "auto":
@@ -301,6 +302,8 @@ def _project_by_lsqr(kernel: Kernel, start: list[Array], tol: float, limit: int)
     inside = off_odd(x)
     beyond = np.sqrt(sum(frobenius(v) ** 2 for v in _add(start, directions(kernel, -x))))
     count, converged = np.zeros(x.shape[:-1], int), np.zeros(x.shape[:-1], bool)
+    if not kernel.even:
+        converged[...] = True  # two layers: no exchange is left
     for _ in range(RESTARTS):
         left = limit - int(count.max(initial=0))
         if converged.all() or left <= 0:

@@ -291,6 +291,19 @@ def test_deep_chains_are_solved_without_iterations(depth: int, condition: float)
         tolerances.assert_close(column(found.direction), column(other.direction), bound)
 
 
+@pytest.mark.parametrize("method", ["kernel-qr", "kernel-lsqr", "range-lsqr"])
+@pytest.mark.parametrize("widths", [(4, 4, 4), (5, 3, 4), (3, 7, 2), (6, 2, 6)])
+def test_two_layers_by_every_method(widths: tuple[int, ...], method: str) -> None:
+    for biases in (False, True):
+        net = ln.LinearNetwork.random(widths, rng=1, biases=biases)
+        task = teacher(net)
+        found, wanted = ln.solve_minimum_norm(net, task, method=method), ln.solve_minimum_norm(net, task)
+        assert (str(found.method), str(wanted.method)) == (method, "sylvester")
+        assert found.iterations == 0 or method == "range-lsqr"
+        bound = 2 * TOLERANCE * tolerances.chain(F64, condition_sum(net))
+        tolerances.assert_close(column(found.direction), column(wanted.direction), bound)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [45, 60])
 def test_the_factorisation_of_wide_layers(width: int) -> None:
