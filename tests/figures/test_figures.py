@@ -30,6 +30,8 @@ WANTED = {
     "c3_breakdown_and_width",
     "c6_modes_under_gamma",
     "c7_means_on_straight_lines",
+    "c8_angle_and_rate",
+    "c8_two_limits",
     "c9_gauge_decides",
     "d2_basins",
     "f2_blocks_of_fisher_and_hessian",
@@ -67,6 +69,8 @@ CLAIMED = {
         "law",
         "law_of_tanh",
     ),
+    "c8_angle_and_rate": ("inside", "distances"),
+    "c8_two_limits": ("limit", "offset", "slack", "value", "widest", "natural", "predicted", "margins"),
     "c9_gauge_decides": ("errors", "ranks", "residuals", "norms"),
     "d2_basins": ("roots", "newton", "network_roots"),
     "f2_blocks_of_fisher_and_hessian": (
