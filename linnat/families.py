@@ -26,7 +26,16 @@ from typing import Any
 
 import numpy as np
 
-from linnat._checks import Array, as_count, as_covariance, as_float_array, as_rng, check_broadcast, fail
+from linnat._checks import (
+    Array,
+    as_count,
+    as_covariance,
+    as_float_array,
+    as_rng,
+    check_broadcast,
+    fail,
+    representable,
+)
 from linnat.linalg.exponentials import (
     exponential_excess,
     log_softmax,
@@ -48,6 +57,13 @@ class Family(ABC):
     """
 
     name: str = ""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Give the functions of a family the package's one rule of overflow: a number, or a RangeError."""
+        super().__init_subclass__(**options)
+        for key, function in list(vars(cls).items()):
+            if callable(function) and not key.startswith("_"):
+                setattr(cls, key, representable("z, y")(function))
 
     @abstractmethod
     def targets(self, y: Any, name: str = "y") -> Array:

@@ -19,12 +19,22 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from linnat._checks import Array, as_float_array, as_matrix, as_scalar, as_times, check_broadcast, fail
+from linnat._checks import (
+    Array,
+    as_float_array,
+    as_matrix,
+    as_scalar,
+    as_times,
+    check_broadcast,
+    fail,
+    representable,
+)
 from linnat.exact.tilted import Logistic, LogLinear, Softmax, follow
 from linnat.families import Categorical, Family, as_family, one_hot
 from linnat.linalg.rank import default_rtol
 
 
+@representable("initial, targets")
 def mean_parameters(times: Any, initial: Any, targets: Any) -> Array:
     """Return the means of the training samples at the given times: straight lines (C7).
 
@@ -68,6 +78,7 @@ def mean_parameters(times: Any, initial: Any, targets: Any) -> Array:
     return np.asarray(path).astype(start.dtype, copy=False)
 
 
+@representable("initial")
 def class_probabilities(times: Any, initial: Any, labels: Any) -> Array:
     """Return class probabilities at the given times for hard labels: e_y + e^{−t}(p(0) − e_y) (C7).
 
@@ -105,6 +116,7 @@ def class_probabilities(times: Any, initial: Any, labels: Any) -> Array:
     return mean_parameters(times, start, goal)
 
 
+@representable("initial")
 def margins(times: Any, initial: Any) -> Array:
     """Return margins at the given times for hard labels: log((1 + e^{m(0)}) e^t − 1) (C7).
 
@@ -143,6 +155,7 @@ def margins(times: Any, initial: Any) -> Array:
     return np.asarray(moments + np.logaddexp(begun, grown)).astype(start.dtype, copy=False)
 
 
+@representable("x, initial")
 def predictor(
     times: Any, x: Any, y: Any, initial: Any = None, family: Any = "bernoulli", *, rtol: float | None = None
 ) -> Array:
@@ -159,6 +172,7 @@ def predictor(
         (…, N, C), counts or rates, real numbers. The leading axes are those of x.
     initial : array (…, d) or (…, d, C), optional
         Predictor at time 0, with the axis C if y has it, and for classes; zero by default. Leading axes broadcast.
+        Of a deep linear network it is the transposed total weight.
     family : Family or str
         "bernoulli", "categorical", "poisson", "gaussian" or an instance from `linnat.families`.
     rtol : float, optional
@@ -181,8 +195,9 @@ def predictor(
     Unique modulo null(x), and for classes modulo the gauge of softmax. Returned is the one of which the components
     there are those of `initial`; those of a deep network depend on its gauge. With Gaussian targets it is
     w(0) + (1 − e^{−t}) X⁺(y − X w(0)) whatever their covariance. Errors of predictors are of the size
-    eps (1 + |x w|): scores are logarithms, so that at t = 1e4 margins of order t are as good as at t = 1.
-    O(N d²) flops for each of some 50 Newton steps, C³ times that for classes.
+    eps (1 + ‖x‖‖w‖): scores are logarithms, so that margins of order t are as good at t = 1e4 as at t = 1.
+    O(N d²) flops for each of some 100 Newton steps, C³ times that for classes; a start that is wrong by a margin of
+    |m| takes another |m|/log 2 steps.
 
     Examples
     --------
