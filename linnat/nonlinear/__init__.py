@@ -2,8 +2,8 @@
 
 Stages: `activations`, `network` (architecture, parameters in one vector); `initial` (where training starts); `passes`
 (forward, backward, products with Jacobian, Gauss–Newton, Fisher and Hessian); `curvature` (the five matrices that are
-confused with each other, statement O0); `statistics` and `preconditioners` (O1–O3), `schedules` and `optimisers`. Nothing here knows the closed forms of `linnat.exact`: that both agree for
-identity units is a test.
+confused with each other, statement O0); `statistics` and `preconditioners` (O1–O3), `schedules` and `optimisers`
+(O4, O5). Nothing here knows the closed forms of `linnat.exact`: that both agree for identity units is a test.
 """
 
 from __future__ import annotations

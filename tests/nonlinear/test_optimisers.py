@@ -15,7 +15,17 @@ from linnat.families import Gaussian
 from linnat.nonlinear import curvature, passes
 from linnat.nonlinear.initial import initial
 from linnat.nonlinear.network import Network
-from linnat.nonlinear.optimisers import Adam, Batch, GradientDescent, Preconditioned, TruncatedNewton
+from linnat.nonlinear.optimisers import (
+    Adam,
+    Batch,
+    GradientDescent,
+    KrylovSubspaceDescent,
+    NaturalConjugateGradient,
+    Preconditioned,
+    TruncatedNewton,
+    minimise,
+)
+from linnat.nonlinear.optimisers.subspace import orthonormal, search
 from linnat.nonlinear.optimisers.truncated_newton import conjugate_gradients
 from linnat.nonlinear.output import DivergenceError, mean_loss, output_errors, step_gradient
 from linnat.nonlinear.passes import Workspace
@@ -34,6 +44,10 @@ METHODS = (
     Preconditioned(Diagonal(), 0.5, 0.5, rule="clipped"),
     TruncatedNewton(),
     TruncatedNewton(matrix="hessian", solver="minres"),
+    KrylovSubspaceDescent(5, 8),
+    KrylovSubspaceDescent(4, 8, "fisher"),
+    KrylovSubspaceDescent(4, 8, "hessian"),
+    NaturalConjugateGradient(),
 )
 
 
@@ -320,8 +334,8 @@ def test_a_loss_that_is_not_finite_leaves_the_state(method: Any) -> None:
     state, _ = method.step(method.init(net, theta), batch, rng)
     kept = copy.deepcopy(state)
     bad = Batch(np.full_like(batch.x, 1e300), batch.y)
-    state.theta[net.slices[1]] = 1e10
-    kept.theta[net.slices[1]] = 1e10
+    net.blocks(state.theta)[1][-1] = 1e10
+    net.blocks(kept.theta)[1][-1] = 1e10
     with (
         pytest.raises(DivergenceError, match="loss: expected a finite loss and gradient"),
         np.errstate(all="ignore"),
@@ -330,6 +344,90 @@ def test_a_loss_that_is_not_finite_leaves_the_state(method: Any) -> None:
     for name, value in kept._asdict().items():
         if name in ("theta", "velocity", "first", "second", "updates", "damping"):
             assert np.array_equal(getattr(state, name), value), name
+
+
+@pytest.mark.statement("O4")
+def test_krylov_steps_lie_in_the_krylov_space_and_minimise_there() -> None:
+    net, theta, batch, rng = problem()
+    method = KrylovSubspaceDescent(4, 200, "fisher")
+    state = method.init(net, theta)
+    for k in range(3):
+        before, last = state.theta.copy(), state.last.copy()
+        state, report = method.step(state, batch, rng)
+        slope = passes.gradient(net, before, batch.x, batch.y)[1]
+        matrix = curvature.true_fisher(net, before, batch.x).dense()
+        vectors = [np.linalg.matrix_power(matrix, m) @ slope for m in range(4)] + [last] * (k > 0)
+        damped = [np.linalg.matrix_power(matrix + 0.7 * np.eye(len(theta)), m) @ slope for m in range(4)]
+        for span in (orthonormal(vectors), orthonormal([*damped, last] if k else damped)):
+            step = state.theta - before
+            assert np.linalg.norm(step - span @ (span.T @ step)) <= 1e-6 * np.linalg.norm(step)
+        # Stationary in the space: the gradient after the step has no part there.
+        after = passes.gradient(net, state.theta, batch.x, batch.y)[1]
+        assert np.linalg.norm(span.T @ after) <= 1e-4 * np.linalg.norm(slope)
+        assert report.products == 3
+
+
+@pytest.mark.statement("O5")
+def test_natural_conjugate_gradients_search_their_plane() -> None:
+    net, theta, batch, rng = problem()
+    method = NaturalConjugateGradient(0.2, 400, 200)
+    state = method.init(net, theta)
+    for k in range(3):
+        before, last = state.theta.copy(), state.last.copy()
+        state, _ = method.step(state, batch, rng)
+        slope = passes.gradient(net, before, batch.x, batch.y)[1]
+        matrix = curvature.true_fisher(net, before, batch.x).dense() + 0.2 * np.eye(len(theta))
+        natural = np.linalg.solve(matrix, slope)
+        plane = orthonormal([natural, last] if k else [natural])
+        step = state.theta - before
+        # The solver stops at a relative progress of 5e-4 in its model.
+        assert np.linalg.norm(step - plane @ (plane.T @ step)) <= 5e-2 * np.linalg.norm(step)
+        after = passes.gradient(net, state.theta, batch.x, batch.y)[1]
+        assert abs(step @ after) <= 1e-3 * np.linalg.norm(step) * np.linalg.norm(slope)
+
+
+def test_a_search_can_have_rows_of_its_own() -> None:
+    net, theta, batch, rng = problem()
+    other = (rng.standard_normal((15, 4)), rng.integers(0, 2, (15, 3)).astype(float))
+    method = KrylovSubspaceDescent(3, 200)
+    state, _ = method.step(method.init(net, theta), batch._replace(search=other), rng)
+    basis = orthonormal([state.last])
+    slope = passes.gradient(net, state.theta, *other)[1]
+    assert abs(float((basis.T @ slope)[0])) <= 1e-4
+    assert passes.loss(net, state.theta, *other) < passes.loss(net, theta, *other)
+    assert not search(net, theta, np.zeros((len(theta), 0)), other, 5).size
+    assert orthonormal([np.zeros(3)]).shape == (3, 0)
+
+
+@pytest.mark.parametrize("method", ["l-bfgs", "cg"])
+def test_full_batch_methods_find_the_minimum_of_a_convex_loss(method: str) -> None:
+    rng = np.random.default_rng(0)
+    net, x, y = (
+        Network((4, 3), family="poisson"),
+        rng.standard_normal((60, 4)),
+        rng.poisson(2.0, (60, 3)).astype(float),
+    )
+    theta, told = np.zeros(net.n_parameters), []
+    found = minimise(
+        net, theta, x, y, method, iterations=3000, tolerance=1e-7, progress=lambda k, v: told.append(v)
+    )
+    value, slope = passes.gradient(net, found.theta, x, y)
+    assert found.converged
+    assert found.loss == pytest.approx(value, rel=1e-12)
+    assert np.abs(slope).max() <= 1e-7
+    assert told
+    assert told[-1] < told[0]
+    # Strictly convex: Newton's method arrives at the same place.
+    newton = TruncatedNewton("hessian", iterations=200, tolerance=0.0, damping=0.0, adapt=False, warm=0.0)
+    state = newton.init(net, theta)
+    for _ in range(8):
+        state, _ = newton.step(state, Batch(x, y), rng)
+    assert np.abs(state.theta - found.theta).max() <= 1e-6
+    short = minimise(net, theta, x, y, method, iterations=2)
+    assert not short.converged
+    assert short.iterations == 2
+    with pytest.raises(InputError, match="method: expected one of 'l-bfgs', 'cg'"):
+        minimise(net, theta, x, y, "newton")
 
 
 def test_schedules() -> None:
@@ -354,6 +452,9 @@ def test_schedules() -> None:
         (lambda: Preconditioned(Kfac(), targets="true"), "targets: expected one of"),
         (lambda: TruncatedNewton(matrix="empirical"), "matrix: expected one of"),
         (lambda: TruncatedNewton(damping=-1.0), "damping: expected"),
+        (lambda: KrylovSubspaceDescent(0), "size: expected"),
+        (lambda: KrylovSubspaceDescent(matrix="empirical"), "matrix: expected one of"),
+        (lambda: NaturalConjugateGradient(iterations=0), "iterations: expected"),
     ):
         with pytest.raises(InputError, match=message):
             make()

@@ -21,11 +21,14 @@ class Batch(NamedTuple):
         In the dtype of the parameters, C-ordered; nothing is checked or converted in the loop.
     metric : array (M, n_0) or None
         Rows of inputs for the metric; x by default. The Fisher matrix needs no targets: unlabelled ones do.
+    search : (x, y) or None
+        Rows on which a subspace is searched; x and y by default.
     """
 
     x: Array
     y: Array
     metric: Array | None = None
+    search: tuple[Array, Array] | None = None
 
 
 class Report(NamedTuple):
