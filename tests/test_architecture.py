@@ -60,6 +60,8 @@ STAGES = (
         "invariance",
         "low_rank",
         "bottleneck",
+        "programs",
+        "separable",
         "tilted",
         "geodesics",
         "mode_integrals",
@@ -72,8 +74,6 @@ STAGES = (
         "noise",
         "descent",
         "convolution",
-        "programs",
-        "separable",
     ),
 )
 LOW = ("_checks", "_files", "linalg", "families")

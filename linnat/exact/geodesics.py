@@ -29,6 +29,7 @@ from linnat._checks import (
     fail,
     representable,
 )
+from linnat.exact.separable import limit_direction as limit_direction
 from linnat.exact.tilted import Logistic, LogLinear, Softmax, follow
 from linnat.families import Categorical, Family, as_family, one_hot
 from linnat.linalg.rank import default_rtol
