@@ -1,8 +1,8 @@
-"""Why does a deep linear convolutional network with full kernels fall apart into frequencies, and one with short ones not?
+"""Why do deep linear convolutional networks with full kernels fall apart into frequencies, those with short ones not?
 
-Statement X7: N2, C1, C2, D1 hold at every frequency of the discrete Fourier transform; one channel breaks where ŵ*/ŵ(0) is
-real and negative. For kernels of finite support and one channel the tangent space is an ideal of polynomials: everything
-if no two layers share a root. New.
+Statement X7: N2, C1, C2, D1 hold at every frequency of the discrete Fourier transform; one channel breaks where
+ŵ*/ŵ(0) is real and negative. For kernels of finite support and one channel the tangent space is an ideal of
+polynomials: everything if no two layers share a root. New.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def functions() -> dict[str, Callable[..., Any]]:
 
 
 def _frequencies(d: Derivation) -> None:
-    n, k, p, q, m = sp.symbols("n k p q m", integer=True)
+    n, k, p, q = sp.symbols("n k p q", integer=True)
     wave = sp.exp(2 * sp.pi * sp.I * k * p / n)
     term = sp.exp(2 * sp.pi * sp.I * k * (p - q) / n)
     d.prove(
@@ -90,21 +90,24 @@ def _frequencies(d: Derivation) -> None:
         formula=r"\sum_q w(q) e^{2\pi i k (p-q)/n} = \hat w(k) e^{2\pi i k p/n}",
     )
     for size in (3, 4):
-        f = sp.Matrix(size, size, lambda a, b: sp.exp(-2 * sp.pi * sp.I * a * b / size))
+        f = sp.Matrix(size, size, lambda a, b, n=size: sp.exp(-2 * sp.pi * sp.I * a * b / n))
         gram = (f * f.H).applyfunc(lambda x: sp.simplify(sp.expand_complex(x)))
         d.check(
             f"Waves are orthogonal: FFᴴ = n (n = {size}), so ‖w‖² = ‖ŵ‖²/n for every kernel",
             gram == size * sp.eye(size),
         )
     d.define(
-        "With several channels ŵ_i(k) is a C_i × C_{i−1} matrix, layers multiply frequency by frequency, and the excess loss "
-        "is ½ Σ_k ‖ŵ*(k) − ŵ(k)‖². A kernel of full length is any array of blocks with ŵ(−k) conjugate to ŵ(k), an isometric "
+        "With several channels ŵ_i(k) is a C_i × C_{i−1} matrix, layers multiply frequency by frequency, and the "
+        "excess loss "
+        "is ½ Σ_k ‖ŵ*(k) − ŵ(k)‖². A kernel of full length is any array of blocks with ŵ(−k) conjugate to ŵ(k), an "
+        "isometric "
         "image of independent blocks",
         r"\ell = \tfrac12 \sum_k \|\hat E(k)\|^2,\quad "
         r"\|J\delta\|^2 = \sum_k \|\sum_i \hat B_i(k)\hat\delta_i(k)\hat A_i(k)\|^2",
     )
     d.define(
-        "J, ‖v‖² and vᵀ blockdiag(F) v are sums over k, so N2 and N3 hold at every k by itself, and so does all after them"
+        "J, ‖v‖² and vᵀ blockdiag(F) v are sums over k, so N2 and N3 hold at every k by itself, and so does all "
+        "after them"
     )
 
 
@@ -175,11 +178,13 @@ def _finite(d: Derivation) -> None:
     ]
     rows = sp.Matrix([[0] * (4 - len(c)) + list(c) for c in shifts])
     d.define(
-        "Kernels of m_i entries, Σ(m_i − 1) = D < n: w(z) = Π_i w_i(z) is a polynomial of degree D, and the tangent space is "
+        "Kernels of m_i entries, Σ(m_i − 1) = D < n: w(z) = Π_i w_i(z) is a polynomial of degree D, and the tangent "
+        "space is "
         "Σ_i {δ_i(z) : degree < m_i} Π_{j≠i} w_j(z)"
     )
     d.check(
-        "For two layers its matrix is Sylvester's, of full rank D + 1 if and only if the resultant is not zero; with more "
+        "For two layers its matrix is Sylvester's, of full rank D + 1 if and only if the resultant is not zero; "
+        "with more "
         "layers, partial fractions: if no two layers share a root (Bézout)",
         rows.rank() == 4 and sp.resultant(one.as_expr(), two.as_expr(), z) != 0,
     )
@@ -192,7 +197,8 @@ def _finite(d: Derivation) -> None:
         rows.rank() == 3 and all(sum(c for c in row) == 0 for row in rows.tolist()),
     )
     d.define(
-        "White input: the loss beyond the support is constant, the error on it is all tangent, so w moves on the line of C1 "
+        "White input: the loss beyond the support is constant, the error on it is all tangent, so w moves on the "
+        "line of C1 "
         "towards the truncated target until two layers first share a root"
     )
 

@@ -42,8 +42,11 @@ def test_the_direction_solves_the_dense_system(depth: int) -> None:
 def test_kernels_follow_the_root_and_the_package_agrees() -> None:
     kernels, target = draw(3, 4, 7)
     assert DERIVED["breakdown"](kernels, target) == np.inf
-    states = integrate([k[None] for k in kernels], lambda w: [v[None] for v in DERIVED["natural"]([k[0] for k in w], target)],
-                       [1.0])[0]  # fmt: skip
+
+    def velocity(layers: list[np.ndarray]) -> list[np.ndarray]:
+        return [v[None] for v in DERIVED["natural"]([k[0] for k in layers], target)]
+
+    states = integrate([k[None] for k in kernels], velocity, [1.0])[0]
     claimed = DERIVED["kernels"](kernels, target, 1.0)
     found = convolution.natural_weights([k[None, None] for k in kernels], target[None, None], 1.0)
     for state, kernel, package in zip(states, claimed, found, strict=True):

@@ -44,6 +44,7 @@ WANTED = {
     "x2_rates_from_the_spectrum",
     "x3_imbalance_protects",
     "x4_how_often_it_breaks",
+    "x7_frequencies_go_their_own_way",
     "x9_error_against_depth_and_condition",
 }
 MOST_BYTES = 200_000
@@ -95,6 +96,7 @@ CLAIMED = {
     "x2_rates_from_the_spectrum": ("flow", "networks", "saddles", "predicted", "measured"),
     "x3_imbalance_protects": ("least", "parts", "bounds", "totals"),
     "x4_how_often_it_breaks": ("counts", "expected", "exact_probabilities", "stated", "alive"),
+    "x7_frequencies_go_their_own_way": ("paths", "integrated", "stop", "short_totals", "resultants"),
     "x9_error_against_depth_and_condition": ("by_depth", "by_condition", "by_weakness"),
 }
 # Errors and conditions are told from the truth by decades, everything else by a tenth.
