@@ -1,26 +1,28 @@
-"""What is the layerwise natural gradient of these very floats?
+"""What are the layerwise, the minimum-norm and the damped natural gradient of these very floats?
 
-N2 in decimal arithmetic of many digits, white input and noise. Only for networks of generic ranks, where rank
-(W_j ⋯ W_i) is the least width on the way: a product C R through that width is a full-rank factorisation, so
-pseudo-inverses and projectors need no decision. The digits must cover every condition that such products can
-have; two precisions are compared.
+N2, N3 and N4 in decimal arithmetic of many digits, white input and noise. N2 only for networks of generic ranks, where
+rank (W_j ⋯ W_i) is the least width on the way: a product C R through that width is a full-rank factorisation, so
+pseudo-inverses and projectors need no decision. N3 only where every error can be expressed: Σ_j B_jB_jᵀ M A_jᵀA_j
++ λM = E has one solution. The digits must cover every condition that such products can have; two precisions are
+compared.
 """
 
 from __future__ import annotations
 
 import decimal
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+Array: TypeAlias = NDArray[Any]
+Attempt: TypeAlias = Callable[[list[Array], Array], list[Array]]
 
 
 def staircase(weights: Sequence[Array], teacher: Array, digits: int) -> list[Array]:
-    """Return u_1 … u_L (ascent directions), rounded to float64 at the end.
+    """Return N2's u_1 … u_L (ascent directions), rounded to float64 at the end.
 
     Parameters
     ----------
@@ -34,7 +36,20 @@ def staircase(weights: Sequence[Array], teacher: Array, digits: int) -> list[Arr
     ArithmeticError
         If it does, by more than 1e-20 of the largest entry.
     """
-    first, second = (_at(weights, teacher, count) for count in (digits, digits * 4 // 3))
+    return _settled(_staircase, weights, teacher, digits)
+
+
+def minimum_norm(weights: Sequence[Array], teacher: Array, digits: int, damping: float = 0.0) -> list[Array]:
+    """Return N3's directions, or N4's for λ > 0, like `staircase`."""
+
+    def attempt(layers: list[Array], goal: Array) -> list[Array]:
+        return _shortest(layers, goal, decimal.Decimal(float(damping)))
+
+    return _settled(attempt, weights, teacher, digits)
+
+
+def _settled(attempt: Attempt, weights: Sequence[Array], teacher: Array, digits: int) -> list[Array]:
+    first, second = (_at(attempt, weights, teacher, count) for count in (digits, digits * 4 // 3))
     for one, two in zip(first, second, strict=True):
         scale = max(abs(x) for x in two.flat)
         if any(
@@ -44,10 +59,23 @@ def staircase(weights: Sequence[Array], teacher: Array, digits: int) -> list[Arr
     return [np.array([[float(x) for x in row] for row in matrix]) for matrix in second]
 
 
-def _at(weights: Sequence[Array], teacher: Array, digits: int) -> list[Array]:
+def _at(attempt: Attempt, weights: Sequence[Array], teacher: Array, digits: int) -> list[Array]:
     context = decimal.Context(prec=digits, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)
     with decimal.localcontext(context):
-        return _staircase([_exact(w) for w in weights], _exact(teacher))
+        return attempt([_exact(w) for w in weights], _exact(teacher))
+
+
+def _shortest(weights: list[Array], teacher: Array, damping: decimal.Decimal) -> list[Array]:
+    """Solve Σ_j B_jB_jᵀ M A_jᵀA_j + λM = E and return −B_iᵀ M A_iᵀ."""
+    depth, inputs, outputs = len(weights), weights[0].shape[1], len(weights[-1])
+    before = [_product(weights[:i], inputs) for i in range(depth)]
+    after = [_product(weights[i:], len(weights[i - 1])) for i in range(1, depth)] + [_identity(outputs)]
+    operator = damping * _identity(inputs * outputs)
+    for a, b in zip(before, after, strict=True):
+        operator = operator + np.kron(a.T @ a, b @ b.T)
+    error = teacher - weights[-1] @ before[-1]
+    middle = _solve(operator, error.reshape(-1, 1, order="F")).reshape(error.shape, order="F")
+    return [-(b.T @ middle @ a.T) for a, b in zip(before, after, strict=True)]
 
 
 def _exact(matrix: Array) -> Array:
