@@ -30,6 +30,7 @@ from linnat._checks import (
     as_scalar,
     as_times,
     fail,
+    representable,
 )
 from linnat.exact.programs import (
     Centroid,
@@ -159,6 +160,7 @@ class _Rows(NamedTuple):
     samples: int
 
 
+@representable("x, initial")
 def limit_direction(x: Any, labels: Any, initial: Any = None, rtol: float | None = None) -> Array:
     """Return lim w(t)/‖w(t)‖ of the natural flow on separable data (C8).
 
@@ -183,9 +185,11 @@ def limit_direction(x: Any, labels: Any, initial: Any = None, rtol: float | None
     array([ 0.707107, -0.707107])
     """
     direction = limit_program(x, labels, initial, rtol).direction
+    direction = direction / np.abs(direction).max()
     return np.asarray(direction / np.linalg.norm(direction))
 
 
+@representable("x, initial", inf=True)
 def limit_program(x: Any, labels: Any, initial: Any = None, rtol: float | None = None) -> LimitProgram:
     """Solve min ⟨G_0, u⟩ s.t. y_n x_n·u ≥ 1, to which the natural flow on separable data goes (C8).
 
@@ -232,6 +236,7 @@ def limit_program(x: Any, labels: Any, initial: Any = None, rtol: float | None =
     return _solve(rows, _as_cut(rtol), dtype)
 
 
+@representable("x, initial", inf=True)
 def categorical_limit(
     x: Any, labels: Any, initial: Any = None, n_classes: int | None = None, rtol: float | None = None
 ) -> LimitProgram:
@@ -295,6 +300,7 @@ def categorical_limit(
     )
 
 
+@representable("times, x, initial")
 def predictor_expansion(
     times: Any, x: Any, labels: Any, initial: Any = None, corrected: bool = False, rtol: float | None = None
 ) -> Array:
@@ -342,6 +348,7 @@ def predictor_expansion(
     return np.asarray(path.astype(signed.dtype, copy=False))
 
 
+@representable("x, initial")
 def equal_margin_limit(x: Any, labels: Any, initial: Any = None, rtol: float | None = None) -> EqualMargins:
     """Return the limit for independent data, N ≤ d, in closed form: all margins grow alike (C8).
 
@@ -390,6 +397,7 @@ def equal_margin_limit(x: Any, labels: Any, initial: Any = None, rtol: float | N
     return EqualMargins(*(np.asarray(part.astype(signed.dtype, copy=False)) for part in parts))
 
 
+@representable("x")
 def maximum_margin(x: Any, labels: Any, rtol: float | None = None) -> MaximumMargin:
     """Return û = argmin ‖u‖ s.t. y_n x_n·u ≥ 1, the direction in which gradient flow goes (C8).
 
@@ -429,6 +437,7 @@ def maximum_margin(x: Any, labels: Any, rtol: float | None = None) -> MaximumMar
     return MaximumMargin(point, float(1 / np.linalg.norm(found.point)), dual, support)
 
 
+@representable("x, initial")
 def support_cone(x: Any, labels: Any, initial: Any = None, rtol: float | None = None) -> SupportCone:
     """Decide whether the natural flow can have gradient flow's limit: is G_0 in the cone of the support vectors? (C8)
 
@@ -507,7 +516,7 @@ def _solve(rows: _Rows, cut: float, dtype: Any) -> LimitProgram:
             f"active set undetermined: least multiplier {program.smallest_dual:.2g} (relative), least slack "
             f"{program.smallest_slack:.2g}, cut-off {cut:.2g}; slacks taken for zero up to {misfit:.2g}.",
             RankWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return program
 

@@ -308,6 +308,23 @@ def test_multipliers_that_are_not_unique_have_the_largest_entropy() -> None:
     assert not once.degenerate
 
 
+@given(seeds, st.integers(1, 8), st.integers(1, 3))
+def test_small_integers_with_all_their_coincidences(seed: int, samples: int, inputs: int) -> None:
+    rows = np.random.default_rng(seed).integers(-1, 4, (samples, inputs)).astype(float)
+    rows[:, 0] = np.abs(rows[:, 0]) + 1
+    found = separable.limit_program(rows, np.ones(samples))
+    assert (rows @ found.direction >= 1 - 1e-12).all()
+    assert found.dual.mean() == pytest.approx(found.value, rel=1e-12)
+    np.testing.assert_allclose(rows.T @ found.dual, rows.sum(axis=0) / 2, atol=1e-11)
+    slack = min(1.0, found.smallest_slack)
+    times = (np.array([12.0, 40.0]) if found.unique else np.array([9.0, 12.0])) / slack
+    path = tilted_path(rows[:, None, :], np.zeros(inputs), times)
+    error = np.linalg.norm(path - times[:, None] * found.direction - found.offset, axis=1)
+    # Exponentially small; on a face the oracle's own curvature is lost soon after.
+    assert error[0] <= 0.1
+    assert not found.unique or error[1] <= 1e-9 * times[1]
+
+
 @pytest.mark.parametrize("slack", [0.0, 1e-10, 3e-9, 2e-8, 1e-6])
 def test_an_active_set_in_doubt_warns(slack: float) -> None:
     rows = np.array([[1.0, 1.0], [1.0, -1.0], [1.0 + slack, -1e-3]])
@@ -591,6 +608,14 @@ def test_quasi_separable_data_are_refused() -> None:
 def test_bad_input(message: str, call: Any) -> None:
     with pytest.raises(ln.InputError, match=message):
         call()
+
+
+def test_the_ends_of_the_range() -> None:
+    for scale in (1e-300, 1e300):
+        unit = separable.limit_direction(scale * X, Y)
+        np.testing.assert_allclose(unit, separable.limit_direction(X, Y), rtol=1e-12)
+    with pytest.raises(ln.RangeError, match="^x, initial: .*float32 in limit_program"):
+        separable.limit_program((1e-39 * X).astype(np.float32), Y)
 
 
 def test_the_kernels_say_what_they_cannot_solve() -> None:
