@@ -22,7 +22,7 @@ from tests.strategies import Problem, conditioned, covariance, make_problem, pro
 
 pytestmark = pytest.mark.statement("N4")
 
-METHODS = ("auto", "svd", "range-lsqr")
+METHODS = ("auto", "range-qr", "svd", "range-lsqr")
 F64 = np.float64
 STOP = 2 * TOLERANCE * np.finfo(F64).eps
 
@@ -81,7 +81,7 @@ def test_two_layers_are_a_sylvester_equation_where_one_side_is_white(
                    moments(rng, outputs, widths[-1]))  # fmt: skip
     for strength in (1e-6, 1.0, 1e6):
         white = inputs == outputs == "white"
-        assert ln.solve_damped(net, task, strength).method == ("sylvester" if white else "svd")
+        assert ln.solve_damped(net, task, strength).method == ("sylvester" if white else "range-qr")
         if not sylvester:
             with pytest.raises(ln.ConditionError, match="two layers, and S or Σ"):
                 ln.solve_damped(net, task, strength, method="sylvester")
@@ -184,14 +184,14 @@ def test_an_iteration_that_does_not_converge_hands_over_its_estimate() -> None:
     assert [e.shape for e in caught.value.estimate] == [w.shape for w in net.weights]
 
 
-def test_without_convergence_the_automatic_choice_is_an_svd_while_it_fits(
+def test_without_convergence_the_automatic_choice_is_a_factorisation_while_it_fits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     net, task = ln.LinearNetwork.random((20,) * 5, rng=0), ln.Task(np.eye(20))
     wanted = ln.solve_damped(net, task, 1e-2)
     assert wanted.method == "range-lsqr"
     found = ln.solve_damped(net, task, 1e-2, max_iterations=3)
-    assert found.method == "svd"
+    assert found.method == "range-qr"
     tolerances.assert_close(column(found.direction), column(wanted.direction), 1e-10)
     monkeypatch.setattr(memory, "SHARE", 1e-9)
     with pytest.raises(ln.ConvergenceError, match="max_iterations"):
@@ -277,3 +277,40 @@ def test_the_autoencoder_of_mnist(mnist_folder: Path) -> None:
     assert found.method == "range-lsqr"
     assert float(found.residual) < 1e-11
     assert float(found.tilt) < 1e-12
+
+
+@pytest.mark.parametrize("power", [2, 3])
+@pytest.mark.parametrize("condition", [1e2, 1e5])
+def test_rows_of_one_length_keep_the_digits(condition: float, power: int) -> None:
+    rng = np.random.default_rng(1)
+    net = ln.LinearNetwork([conditioned(rng, 3, 3, condition) for _ in range(3)])
+    task = ln.Task(rng.standard_normal((3, 3)))
+    damping = float(ln.fisher_eigenvalues(net, task).values[0]) / condition**power
+    wanted = column(damped_truth(net, task, damping))
+    errors = {
+        method: tolerances.relative_error(
+            column(ln.solve_damped(net, task, damping, method=method).direction), wanted
+        )
+        for method in ("auto", "range-qr", "range-lsqr", "svd")
+    }
+    # The rows of J themselves are known to eps κ(products) of their lengths; scaled, nothing else is lost (p = 1).
+    bound = tolerances.solve(F64, 9, condition ** (power / 2))
+    assert max(errors[name] for name in ("auto", "range-qr")) <= bound
+    assert errors["range-lsqr"] <= bound + STOP
+    # Negative control: without the scaling digits are lost, the more the smaller the singular values that count.
+    assert condition == 1e2 or errors["svd"] > 10 * errors["range-qr"]
+
+
+def test_a_factorisation_beyond_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = ln.LinearNetwork.random((5, 6, 6, 5), rng=0)
+    task = ln.Task(np.eye(5), np.diag(np.arange(1.0, 6.0)))
+    monkeypatch.setattr(memory, "SHARE", 1e-9)
+    with pytest.raises(ln.InputError, match="Use method='range-lsqr'"):
+        ln.solve_damped(net, task, 0.1, method="range-qr")
+
+
+def test_a_damping_below_the_range_of_single_precision_is_left_to_the_iteration() -> None:
+    net = ln.LinearNetwork.random((3, 4, 4, 3), rng=0, dtype=np.float32)
+    task = ln.Task(np.eye(3), np.diag([1.0, 2.0, 3.0]))
+    assert ln.solve_damped(net, task, 1e-30).method == "range-qr"
+    assert ln.solve_damped(net, task, 1e-100).method == "range-lsqr"
