@@ -70,24 +70,61 @@ def _operations(widths: tuple[int, ...]) -> Counter[Shape]:
     left = _sweep(calls, widths[:0:-1], start=False)
     if right.links[0]:  # the error is E F, with W_1 F as one more product
         calls["gemm", widths[1], inputs, inputs] += 1
-    calls["gemm", outputs, inputs, outputs] += left.ranks[-1] < outputs
-    calls["gemm", outputs, inputs, inputs] += right.ranks[-1] < inputs
     p, q = left.ranks[::-1], right.ranks
+    _rotated_error(calls, p, q)
     uniform = p[0] == outputs and q[-1] == inputs
+    inverted = False  # whether an inverse of the links below is kept
     for i in range(depth):
         level = depth - 1 - i
         again = level > 0 and (uniform or p[i] == p[i + 1])
         links = left.links[level : level + 1] if again else left.links[: level + 1]
         calls["trsm", p[i], inputs, p[i]] += sum(links)
-        calls["trsm", q[i], q[i], q[i]] += right.links[i]
-        inverted = any(right.links[: i + 1])
-        if left.bases[level]:
-            calls["gemm", widths[i + 1], q[i], p[i]] += 1
-        if right.bases[i] or inverted:
-            calls["gemm", widths[i + 1], widths[i], q[i]] += 1
-        if right.bases[i] and inverted:
-            calls["gemm", q[i], widths[i], q[i]] += 1
+        after = q[i + 1] if i + 1 < depth else 0
+        late = right.links[i] and p[i] < q[i] and after < q[i]
+        size = after if late else q[i]
+        calls["trsm", size, size, size] += right.links[i] and size > 0
+        if late:
+            # bᵀ is what is solved for
+            calls["trsm", q[i], p[i], q[i]] += 1
+        shape = (widths[i + 1] if left.bases[level] else 0, p[i], q[i], widths[i] if right.bases[i] else 0)
+        _layer(calls, shape, inverted or (right.links[i] and not late), late)
+        inverted = inverted or right.links[i]
     return +calls
+
+
+def _rotated_error(calls: Counter[Shape], p: list[int], q: list[int]) -> None:
+    """Count Z_Pᵀ E Z_Q, block by block of rows, where ranks drop on both sides; one product where on one."""
+    outputs, inputs = p[-1], q[0]
+    if p[0] == outputs or q[-1] == inputs:
+        calls["gemm", outputs, inputs, outputs] += p[0] < outputs
+        calls["gemm", outputs, inputs, inputs] += q[-1] < inputs
+        return
+    for rows, columns in zip(np.diff(p, prepend=0).tolist(), q, strict=True):
+        if rows and rows < columns:
+            calls["gemm", rows, inputs, outputs] += 1
+            calls["gemm", rows, columns, inputs] += 1
+        elif rows:
+            calls["gemm", outputs, columns, inputs] += 1
+            calls["gemm", rows, columns, outputs] += 1
+
+
+def _layer(calls: Counter[Shape], shape: tuple[int, int, int, int], inverted: bool, late: bool) -> None:
+    """Count U X K Vᵀ: n × p, p × q, q × q, q × m; n and m are 0 where U and V are the identity."""
+    n, p, q, m = shape
+    early = late or not m or p <= m
+    calls["gemm", p, q, q] += inverted and early
+    calls["gemm", q, m, q] += inverted and not early
+    if n and m:
+        if n * q * (p + m) <= p * m * (q + n):
+            calls["gemm", n, q, p] += 1
+            calls["gemm", n, m, q] += 1
+        else:
+            calls["gemm", p, m, q] += 1
+            calls["gemm", n, m, p] += 1
+    elif n:
+        calls["gemm", n, q, p] += 1
+    elif m:
+        calls["gemm", p, m, q] += 1
 
 
 class _Swept(NamedTuple):

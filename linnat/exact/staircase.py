@@ -15,7 +15,7 @@ from linnat._checks import Array
 from linnat.exact.chains import Chains, Problem
 from linnat.exact.masks import shares
 from linnat.linalg import kernels as k
-from linnat.linalg.chain import Sweep, extend_inverse, solve_outer
+from linnat.linalg.chain import Link, Sweep, extend_inverse, solve_outer
 from linnat.linalg.kernels import transpose
 
 
@@ -78,9 +78,9 @@ def staircase(
         share = share * weights[:, None, None]
         total = share.sum(axis=0)
         share = share / np.where(total > 0, total, 1)
-    weights = _spread(share, p, q, together=together).astype(error.dtype)
+    weights = _spread(share.astype(error.dtype), p, q, together=together)
     uniform = not (left.drops or right.drops)
-    inverses = _inverses(right, q)
+    inverses = _inverses(right, p, q)
     result: list[Array] = []
     solved = error
     for i in range(depth - 1, -1, -1):
@@ -91,7 +91,7 @@ def staircase(
             weighted = error if uniform else error[..., : p[i], :] * weights[i, : p[i]]
             solved = solve_outer(left.links[: level + 1], weighted, p[i])
         middle = solved[..., : q[i]]
-        v = _between(left.bases[level], middle, inverses[i], right.bases[i])
+        v = _between(left.bases[level], middle, *inverses[i], right.bases[i])
         if level == 0 and left.drops:
             v = problem.colour(v)
         result.append(v * weights[i].flat[0] if uniform and weights[i].size else v)
@@ -105,7 +105,7 @@ def bare_error(problem: Problem, chains: Chains) -> Array:
 
 
 def rotated_error(problem: Problem, chains: Chains, error: Array | None = None) -> Array:
-    """Return Z_Pᵀ Ẽ Z_Q, in which every ΔP_k Ẽ ΔQ_l is a block of consecutive rows and columns.
+    """Return Z_Pᵀ Ẽ Z_Q, in which every ΔP_k Ẽ ΔQ_l is a block of consecutive rows and columns; zero unless k ≤ l.
 
     Without a drop of rank on the output side it is not whitened, and without F in the right sweep it is E, not E F.
     """
@@ -113,9 +113,19 @@ def rotated_error(problem: Problem, chains: Chains, error: Array | None = None) 
     error = bare_error(problem, chains) if error is None else error
     if left.drops:
         error = problem.whiten(error)
-    if left.outer is not None:
-        error = k.matmul(transpose(left.outer), error)
-    return error if right.outer is None else k.matmul(error, right.outer)
+    if left.outer is None or right.outer is None:
+        if left.outer is not None:
+            error = k.matmul(transpose(left.outer), error)
+        return error if right.outer is None else k.matmul(error, right.outer)
+    rotated, start = np.zeros_like(error), 0
+    for end, count in zip(chains.output_ranks, chains.input_ranks, strict=True):
+        if end > start:
+            rows, columns = transpose(left.outer[..., start:end]), right.outer[..., :count]
+            first = k.matmul(rows, error) if end - start < count else None
+            block = k.matmul(rows, k.matmul(error, columns)) if first is None else k.matmul(first, columns)
+            rotated[..., start:end, :count] = block
+            start = end
+    return rotated
 
 
 def expressible_error(problem: Problem, chains: Chains) -> Array:
@@ -183,25 +193,45 @@ def _spread(share: Array, p: Sequence[int], q: Sequence[int], *, together: bool)
     row_block = np.searchsorted(p, np.arange(p[-1]), side="right")
     column_block = (np.asarray(q)[None, :] > np.arange(q[0])[:, None]).sum(axis=1) - 1
     if together:
-        share = np.broadcast_to(share.max(axis=0), share.shape)
+        common = share.max(axis=0)[row_block[:, None], column_block]
+        return np.broadcast_to(common, (len(share), *common.shape))
     return share[:, row_block[:, None], column_block[None, :]]
 
 
-def _inverses(right: Sweep, ranks: Sequence[int]) -> list[Array | None]:
-    """Return K_i = (T_{i-1} ⋯ T_0)⁻¹, leading blocks, for every layer."""
-    result: list[Array | None] = []
+def _inverses(right: Sweep, p: Sequence[int], q: Sequence[int]) -> list[tuple[Array | None, Link | None]]:
+    """Return K_i = (T_{i-1} ⋯ T_0)⁻¹, leading blocks, for every layer: as K, or as K and a link to solve with.
+
+    What comes after a drop of rank needs only a block of K_i; the layer itself, with few rows, is better off solving.
+    """
+    result: list[tuple[Array | None, Link | None]] = []
     inverse: Array | None = None
-    for link, rank in zip(right.links, ranks, strict=True):
-        inverse = extend_inverse(inverse, link, rank)
-        result.append(inverse)
+    for link, few, rank, after in zip(right.links, p, q, (*q[1:], 0), strict=True):
+        if link is not None and few < rank and after < rank:
+            block = Link(link.matrix[..., :rank, :rank], link.lower)
+            result.append((None if inverse is None else inverse[..., :rank, :rank], block))
+            inverse = extend_inverse(inverse, link, after) if after else None
+        else:
+            inverse = extend_inverse(inverse, link, rank)
+            result.append((inverse, None))
     return result
 
 
-def _between(left: Array | None, middle: Array, inverse: Array | None, right: Array | None) -> Array:
-    """Return (U X)(K Vᵀ), factors None being the identity."""
+def _between(
+    left: Array | None, middle: Array, inverse: Array | None, link: Link | None, right: Array | None
+) -> Array:
+    """Return U X K T⁻¹ Vᵀ, factors None being the identity, in the order that costs least."""
+    if inverse is not None and (link is not None or right is None or middle.shape[-2] <= right.shape[-2]):
+        middle, inverse = k.matmul(middle, inverse), None
+    if link is not None:
+        middle = k.solve_triangular_right(middle, link.matrix, lower=link.lower)
     if left is not None:
-        middle = k.matmul(left[..., : middle.shape[-2]], middle)
+        left = left[..., : middle.shape[-2]]
     if right is None:
-        return middle if inverse is None else k.matmul(middle, inverse)
-    rows = transpose(right)
-    return k.matmul(middle, rows if inverse is None else k.matmul(inverse, rows))
+        return middle if left is None else k.matmul(left, middle)
+    rows = transpose(right) if inverse is None else k.matmul(inverse, transpose(right))
+    if left is None:
+        return k.matmul(middle, rows)
+    (n, p), (q, m) = left.shape[-2:], rows.shape[-2:]
+    if n * q * (p + m) <= p * m * (q + n):
+        return k.matmul(k.matmul(left, middle), rows)
+    return k.matmul(left, k.matmul(middle, rows))
