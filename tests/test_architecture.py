@@ -58,6 +58,7 @@ STAGES = (
         "observed",
         "completion",
         "invariance",
+        "empirical",
         "low_rank",
         "bottleneck",
         "programs",
