@@ -150,7 +150,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    from linnat import __version__
+    from linnat import __version__, curvature_command
 
     parser = _Parser(
         prog="linnat",
@@ -192,6 +192,8 @@ def _parser() -> argparse.ArgumentParser:
     hint = "do not time the kernels that this processor supports (2 s)"
     command.add_argument("--quick", "--no-measure", dest="measured", action="store_false", help=hint)
     command.add_argument("--json", action="store_true", help="as JSON")
+    words = "measure preconditioners on a multilayer network against the exact natural gradient"
+    curvature_command.add_arguments(_command(commands, "compare-curvature", curvature_command.run, words))
     _command(commands, "cite", cite, "print BibTeX of the package and of the papers behind it")
     return parser
 
