@@ -32,6 +32,7 @@ WANTED = {
     "c7_means_on_straight_lines",
     "c8_angle_and_rate",
     "c8_two_limits",
+    "c10_invariance_lost",
     "c9_gauge_decides",
     "d2_basins",
     "f2_blocks_of_fisher_and_hessian",
@@ -72,6 +73,7 @@ CLAIMED = {
     ),
     "c8_angle_and_rate": ("inside", "distances"),
     "c8_two_limits": ("limit", "offset", "slack", "value", "widest", "natural", "predicted", "margins"),
+    "c10_invariance_lost": ("once", "coefficients", "often", "drifts", "damped", "lost", "batch_wanted"),
     "c9_gauge_decides": ("errors", "ranks", "residuals", "norms"),
     "d2_basins": ("roots", "newton", "network_roots"),
     "f2_blocks_of_fisher_and_hessian": (
