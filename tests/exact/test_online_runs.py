@@ -95,18 +95,20 @@ def test_a_running_metric_is_recursive_least_squares() -> None:
     assert deviations(runs, online.efficient_loss(8, 6, 3, 2))[1:].min() > 8
 
 
-def test_a_running_average_with_decay_is_biased_in_the_predicted_direction() -> None:
-    # One step of size 1 without noise moves the mean by c: measured on the error itself, n = 1.
-    gamma, batch, rng = 0.3, 6, np.random.default_rng(0)
-    squares = (rng.standard_normal((60_000, 40, batch)) ** 2).mean(axis=-1)
-    metric = squares[:, 0]
-    for k in range(1, 40):
-        metric = (1 - gamma) * metric + gamma * squares[:, k]
-    ratio = squares[:, -1] / metric
+@pytest.mark.parametrize(("n", "batch"), [(1, 6), (3, 24)])
+def test_a_running_average_with_decay_is_biased_as_predicted_to_leading_order(n: int, batch: int) -> None:
+    # The mean step is E[C S_k⁻¹] times the natural one; S_k after 40 steps is stationary.
+    gamma, rng, count = 0.3, np.random.default_rng(n), 20_000
+    metric = np.broadcast_to(np.eye(n), (count, n, n))
+    for _ in range(40):
+        z = rng.standard_normal((count, batch, n))
+        newest = z.mT @ z / batch
+        metric = (1 - gamma) * metric + gamma * newest
+    ratio = np.trace(np.linalg.solve(metric, newest), axis1=1, axis2=2) / n
     mean, error = replicates.mean_and_error(ratio)
-    bias = online.metric_bias(batch, 1, metric="running", decay=gamma)
-    assert abs(mean - bias) < 5 * error + (gamma / batch) ** 2
-    assert abs(mean - 1) > 20 * error
+    bias = online.metric_bias(batch, n, metric="running", decay=gamma)
+    assert abs(mean - bias) < 5 * error + (gamma * (n + 1) / batch) ** 2
+    assert abs(mean - 1) > 8 * error
 
 
 def test_the_deep_chain_is_the_layers_by_the_package() -> None:
