@@ -7,6 +7,7 @@ whitened J with rows of length one while that is small, LSQR beyond.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from linnat._checks import (
 from linnat.exact.cells import Found, factor_on_cells, solve_on_cells
 from linnat.exact.chains import Chains, Problem, make_problem
 from linnat.exact.jacobian import Core, core, dense_core, embed, jacobian_rank
-from linnat.exact.loss import forward_signals, pull_back
+from linnat.exact.loss import forward_signals, pull_back, whitened_after
 from linnat.exact.masks import layer_mask
 from linnat.exact.minimum_norm import TOLERANCE, Options, Solution, collect
 from linnat.exact.network import LinearNetwork
@@ -217,16 +218,23 @@ def _residual(problem: Problem, damping: float, pieces: list[Array]) -> Array:
 
 
 def _single(problem: Problem, damping: float) -> Array:
-    """Solve Π v S + λ v = Π E S in the eigenbases of Π and S, by the SVDs of C⁻¹ and F."""
+    """Solve the equation of one layer, Π v S + λ v = Π E S."""
     outputs = problem.weights[0].shape[-2]
     eye = np.broadcast_to(
         np.eye(outputs, dtype=problem.factor.dtype), (*problem.factor.shape[:-2], outputs, outputs)
     )
-    left, a, right_rows = np.linalg.svd(problem.whiten(eye))
-    u, b, v_rows = np.linalg.svd(problem.factor, full_matrices=False)
-    rotated = transpose(left) @ problem.whiten(problem.error_factor) @ transpose(v_rows)
+    error = problem.whiten(problem.error_factor)
+    return _one_layer(problem.whiten(eye), problem.factor, error, damping)
+
+
+def _one_layer(back: Array, signal: Array, error: Array, damping: float) -> Array:
+    """Solve B̃ᵀB̃ v ÃÃᵀ + λ v = B̃ᵀ Ẽ Ãᵀ in the singular bases of B̃ and Ã: no moment is formed."""
+    left, a, right_rows = np.linalg.svd(back, full_matrices=False)
+    u, b, v_rows = np.linalg.svd(signal, full_matrices=False)
+    rotated = transpose(left) @ error @ transpose(v_rows)
     values = a[..., :, None] * b[..., None, :]
-    radius = np.hypot(values, np.sqrt(problem.factor.dtype.type(damping)))
+    radius = np.hypot(values, np.sqrt(signal.dtype.type(damping)))
+    radius = np.where(radius > 0, radius, 1)
     return np.asarray(transpose(right_rows) @ (values / radius * (rotated / radius)) @ transpose(u))
 
 
@@ -244,9 +252,14 @@ def _multiple_of_identity(factor: Array) -> Array | None:
 
 
 def _masked(problem: Problem, chains: Chains, damping: float, mask: Any) -> list[Array]:
-    """Solve (F_M + λI) v = −∇ℓ with the dense F_M on the subspace of the sweeps."""
-    small = core(problem, chains, problem.factor, whitened=True)
+    """Solve (F_M + λI) v = −∇ℓ: layer by layer for diagonal blocks, else with F_M on the subspace of the sweeps."""
     keep = layer_mask(mask, problem.depth)
+    if (keep == np.eye(problem.depth)).all():
+        error = problem.whiten(problem.error_factor)
+        pairs = zip(whitened_after(problem), forward_signals(problem), strict=True)
+        return [_one_layer(back, signal, error, damping) for back, signal in pairs]
+    small = core(problem, chains, problem.factor, whitened=True)
+    _refuse_large(small)
     error = _vec(problem.whiten(problem.error_factor))
     blocks = [
         outer_kron(transpose(a), b) if 0 not in (a.shape[-2], b.shape[-1]) else None
@@ -268,12 +281,19 @@ def _masked(problem: Problem, chains: Chains, damping: float, mask: Any) -> list
     return embed((vectors @ coordinates[..., None])[..., 0], problem, chains)
 
 
+def _refuse_large(small: Core) -> None:
+    """Raise before J and F_M are formed if they do not fit into memory."""
+    shape = small.after[0].shape
+    size = sum(b.shape[-1] * a.shape[-2] for a, b in zip(*small, strict=True))
+    count = math.prod(shape[:-2]) * size * (4 * size + shape[-2] * small.before[0].shape[-1])
+    remedy = "Use no mask, or 'block-diagonal', or damping_kind='factored'."
+    refuse_beyond_memory("net", count, small.after[0].itemsize, remedy)
+
+
 def _assemble(small: Core, blocks: list[Array | None], keep: Array, error: Array) -> tuple[Array, Array]:
     present = [(i, b) for i, b in enumerate(blocks) if b is not None]
     size = sum(b.shape[-1] for _, b in present)
     batch = error.shape[:-1]
-    count = int(np.prod(batch)) * size * size
-    refuse_beyond_memory("net", count, error.itemsize, "Use no mask, or damping_kind='factored'.", copies=4)
     matrix, right = np.zeros((*batch, size, size), error.dtype), np.zeros((*batch, size), error.dtype)
     row = 0
     for i, b in present:

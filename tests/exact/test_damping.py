@@ -314,3 +314,35 @@ def test_a_damping_below_the_range_of_single_precision_is_left_to_the_iteration(
     task = ln.Task(np.eye(3), np.diag([1.0, 2.0, 3.0]))
     assert ln.solve_damped(net, task, 1e-30).method == "range-qr"
     assert ln.solve_damped(net, task, 1e-100).method == "range-lsqr"
+
+
+@given(problems(max_depth=4, max_width=4, max_log_condition=3.0))
+def test_damped_diagonal_blocks_need_no_dense_matrix(problem: Problem) -> None:
+    net, task = problem.net, problem.task
+    size = top(net, task) or 1.0
+    for strength in (1e-3, 1.0, 1e3):
+        found = ln.natural_gradient(net, task, damping=strength * size, mask="block-diagonal")
+        slope = ln.gradient(net, task)
+        kappa = (1 + 1 / strength) * problem.noise_condition
+        for i, (u, g) in enumerate(zip(found, slope, strict=True), 1):
+            block = ln.fisher_block(net, task, i, i)
+            wanted = np.linalg.solve(block + strength * size * np.eye(len(block)), ln.flatten([g]))
+            bound = (
+                tolerances.solve(F64, net.n_parameters, kappa)
+                * np.linalg.norm(ln.flatten(slope))
+                / (strength * size)
+            )
+            assert np.abs(ln.flatten([u]) - wanted).max() <= bound
+
+
+def test_damped_diagonal_blocks_of_a_large_network_fit() -> None:
+    net = ln.LinearNetwork.random((150, 150, 150, 150), rng=0)
+    task = ln.Task(np.eye(150))
+    found = ln.natural_gradient(net, task, damping=1.0, mask="block-diagonal")
+    # (blockdiag F + λ) u = ∇ℓ, layer by layer.
+    before, after = net.before, net.after
+    for u, g, a, b in zip(found, ln.gradient(net, task), before, after, strict=True):
+        left = (b.T @ b) @ u @ (a @ a.T) + u
+        tolerances.assert_close(left, g, tolerances.solve(F64, 150, 10.0))
+    with pytest.raises(ln.InputError, match="memory.*'block-diagonal'"):
+        ln.natural_gradient(net, task, damping=1.0, mask="block-tridiagonal")
