@@ -253,23 +253,27 @@ def _arguments(rows: Array, y: Any, initial: Any, family: Family) -> tuple[Array
 
 
 def _single(times: Array, x: Array, y: Array, start: Array, family: Family, rtol: float) -> Array:
-    """Return w(t), (T, d, C), for one problem, in coordinates in which the columns of x are orthonormal."""
+    """Return w(t), (T, d, C), for one problem: w(0) + B (a(t) − a(0)), a the unknowns of the features x B."""
     left, values, right = np.linalg.svd(x, full_matrices=False)
     keep = values > rtol * values[0]
-    left, scaled = left[:, keep], right[keep].T / values[keep]
     begun = x @ start
-    origin = left.T @ begun
     if not keep.any():
-        moved = np.zeros((len(times), *origin.shape))
-    elif family.name == "gaussian":
-        moved = -np.expm1(-times)[:, None, None] * (left.T @ y - origin)
-    elif family.name == "categorical":
+        return np.broadcast_to(start, (len(times), *start.shape)).copy()
+    if family.name == "gaussian":
+        best = (right[keep].T / values[keep]) @ (left[:, keep].T @ (y - begun))
+        return np.asarray(start - np.expm1(-times)[:, None, None] * best)
+    if keep.sum() == x.shape[1]:
+        # Columns are only scaled: rows that depend on each other in x, as whole numbers do, still do so exactly.
+        size = np.linalg.norm(x, axis=0)
+        features, back, origin = x / size, np.diag(1 / size), size[:, None] * start
+    else:
+        back = right[keep].T / values[keep]
+        features, origin = x @ back, values[keep][:, None] * (right[keep] @ start)
+    if family.name == "categorical":
         basis = scipy.linalg.helmert(y.shape[1]).T
         first = origin @ basis
-        path = follow(Softmax(left, y, begun, basis), first.ravel(), times)
-        moved = (path.reshape(-1, *first.shape) - first) @ basis.T
-    else:
-        kind = Logistic if family.name == "bernoulli" else LogLinear
-        paths = [follow(kind(left, y[:, c], begun[:, c]), origin[:, c], times) for c in range(y.shape[1])]
-        moved = np.stack(paths, axis=-1) - origin
-    return np.asarray(start + scaled @ moved)
+        path = follow(Softmax(features, y, begun, basis), first.ravel(), times)
+        return np.asarray(start + back @ ((path.reshape(-1, *first.shape) - first) @ basis.T))
+    kind = Logistic if family.name == "bernoulli" else LogLinear
+    paths = [follow(kind(features, y[:, c], begun[:, c]), origin[:, c], times) for c in range(y.shape[1])]
+    return np.asarray(start + back @ (np.stack(paths, axis=-1) - origin))

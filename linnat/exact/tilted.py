@@ -133,13 +133,17 @@ class Softmax(NamedTuple):
 
 
 class System(NamedTuple):
-    """Newton's system of one state: the rows B, X = M X_B, K, the right sides of score and drift."""
+    """Newton's system of one state: the rows B, X = M X_B, K, the right sides of score and drift.
+
+    `terms` is the largest sum of |terms| of the score's side: what cancels there is known to eps times this only.
+    """
 
     chosen: Array
     ratios: Array
     matrix: Array
     score: Array
     drift: Array
+    terms: float
 
 
 def follow(loss: Loss, start: Array, times: Array) -> Array:
@@ -208,12 +212,12 @@ def _newton(loss: Loss, state: Array, time: float, tolerance: float, most: float
     first, last = np.inf, np.inf
     for k in range(MAX_NEWTON):
         rows = loss.rows(state, time)
-        correction, _, change, _ = _solve(rows)
+        correction, _, change, _, terms = _solve(rows)
         first = change if k == 0 else first
         if first > most:
             return state, first
         size = 1 + float(np.abs(rows.design @ state).max())
-        rounding = 64 * np.finfo(float).eps * size
+        rounding = 64 * np.finfo(float).eps * size * max(1.0, terms)
         # Newton's corrections shrink quadratically until they are rounding errors, which do not shrink.
         if change <= max(tolerance, rounding) or (change <= 1e3 * rounding and change >= 0.5 * last):
             return state + correction, first
@@ -224,12 +228,12 @@ def _newton(loss: Loss, state: Array, time: float, tolerance: float, most: float
 
 def _tangent(loss: Loss, state: Array, time: float) -> tuple[Array, float]:
     """Return dw/dt and how fast a predictor moves at most."""
-    _, tangent, _, speed = _solve(loss.rows(state, time))
+    _, tangent, _, speed, _ = _solve(loss.rows(state, time))
     return tangent, speed
 
 
-def _solve(rows: Rows) -> tuple[Array, Array, float, float]:
-    """Return Newton's correction, dw/dt, and how far each of them moves a predictor at most."""
+def _solve(rows: Rows) -> tuple[Array, Array, float, float, float]:
+    """Return Newton's correction, dw/dt, how far each of them moves a predictor at most, and the system's terms."""
     system = _system(rows)
     changes = np.linalg.solve(system.matrix, np.stack([system.score, system.drift], axis=1))
     unknowns = np.linalg.solve(rows.design[system.chosen], changes)
@@ -238,7 +242,7 @@ def _solve(rows: Rows) -> tuple[Array, Array, float, float]:
         by_sample = moved.reshape(-1, rows.group, 2)
         moved = np.maximum(by_sample.max(axis=1), 0) - np.minimum(by_sample.min(axis=1), 0)
     largest = np.abs(moved).max(axis=0)
-    return unknowns[:, 0], unknowns[:, 1], float(largest[0]), float(largest[1])
+    return unknowns[:, 0], unknowns[:, 1], float(largest[0]), float(largest[1]), system.terms
 
 
 def _system(rows: Rows) -> System:
@@ -247,8 +251,8 @@ def _system(rows: Rows) -> System:
     ratios = np.linalg.solve(rows.design[chosen].T, rows.design.T).T
     lead = rows.log_weight[:, None] - rows.log_weight[chosen]
     # A row heavier than a chosen one is a combination of chosen rows that are heavier still: what the pivoting leaves
-    # there is rounding.
-    ratios[(np.abs(ratios) < RANK_RTOL) & (lead > 0)] = 0.0
+    # there, and where other classes meet, is rounding, which scores of heavier rows would multiply.
+    ratios[np.abs(ratios) < RANK_RTOL] = 0.0
     ratios[chosen] = np.eye(len(chosen))
     scaled = ratios * np.exp(np.minimum(lead, CLIP))
     matrix = scaled.T @ ratios
@@ -256,11 +260,12 @@ def _system(rows: Rows) -> System:
         shape = (-1, rows.group, len(chosen))
         means = (ratios * np.exp(rows.log_weight)[:, None]).reshape(shape).sum(axis=1)
         matrix -= scaled.reshape(shape).sum(axis=1).T @ means
-    sides = []
-    for sign, size in (rows.score, rows.drift):
-        exponent = np.minimum(size[:, None] - rows.log_weight[chosen], CLIP)
-        sides.append((ratios * sign[:, None] * np.exp(exponent)).sum(axis=0))
-    return System(chosen, ratios, matrix, sides[0], sides[1])
+    score, drift = (
+        ratios * sign[:, None] * np.exp(np.minimum(size[:, None] - rows.log_weight[chosen], CLIP))
+        for sign, size in (rows.score, rows.drift)
+    )
+    terms = float(np.abs(score).sum(axis=0).max())
+    return System(chosen, ratios, matrix, score.sum(axis=0), drift.sum(axis=0), terms)
 
 
 def _pivots(design: Array, log_weight: Array) -> Array:
