@@ -167,20 +167,16 @@ def _layerwise(d: Derivation) -> None:
         "Gauge 'layerwise': v_i = J_{Ω,i}⁺ λ with Σ_i J_{Ω,i}J_{Ω,i}⁺ λ = e_Ω, so that J_Ω v = e_Ω (three layers here; "
         "their number enters nowhere)"
     )
-    forms = sum(xt(i) * jt(i) * j(i) * jp(i) * lam for i in range(1, count + 1))
-    total = sum(xt(i) * jt(i) for i in range(1, count + 1)) * lam
     d.prove(
         "In the metric blockdiag(F_Ω) it is orthogonal to every x with J_Ω x = Σ J_{Ω,i}x_i = 0: the shortest solution",
-        forms,
-        total,
+        sum(xt(i) * jt(i) * j(i) * jp(i) * lam for i in range(1, count + 1)),
+        sum(xt(i) * jt(i) for i in range(1, count + 1)) * lam,
         algebra.reduce,
         formula=r"\sum_i x_i^{\top} J_i^{\top} J_i v_i = (\sum_i J_i x_i)^{\top} \lambda = 0",
     )
     onto = Algebra()
-    onto.rewrite(
-        2,
-        lambda a, b: sp.S.One if getattr(a, "func", None) == j and getattr(b, "func", None) == jp else None,
-    )
+    for i in range(1, count + 1):
+        onto.rule(j(i) * jp(i), 1)
     d.prove(
         "Where each layer alone is onto, λ = e_Ω/L: every layer makes the same share of the change",
         sum(j(i) * jp(i) for i in range(1, count + 1)) * q / count,
@@ -225,10 +221,9 @@ def _rescaled(d: Derivation) -> None:
     d.define(
         "φ = ρ^{−1/L}θ, τ = log ρ; J_Ω at θ is ρ^{1−1/L} times that at φ, and y = W_Ω(θ)/ρ = W_Ω(φ) = J_Ωφ/L (Euler)"
     )
-    theta_rate = rho ** (-(1 - 1 / depth)) * jp * y
     d.prove(
         "Then φ descends ‖φ‖²/2L where the observed entries stay fixed",
-        rho * (rho ** (-1 / depth) * theta_rate) - phi / depth,
+        rho * rho ** (-1 / depth) * rho ** (-(1 - 1 / depth)) * jp * y - phi / depth,
         rescaled_rate(jp * j * phi, phi, depth),
         algebra.reduce,
         formula=r"\frac{d\varphi}{d\tau} = -\frac{1}{L} (I - J_\Omega^+ J_\Omega)\varphi",
@@ -333,11 +328,9 @@ def _instances(d: Derivation) -> None:
         sp.Eq(sp.Symbol("moved"), sp.Tuple(*(sp.N(value, 4) for value in moved)), evaluate=False),
     )
     d.check(
-        "  of the solutions the population step has the least ‖Jv‖", _squares(j * short) < _squares(j * least)
+        "  of the solutions the population step has the least ‖Jv‖", (j * short).norm() < (j * least).norm()
     )
-    d.check(
-        "  and the minimum-norm step the least ‖v‖", _squares(least) < min(_squares(short), _squares(each))
-    )
+    d.check("  and the minimum-norm step the least ‖v‖", least.norm() < min(short.norm(), each.norm()))
 
 
 def _ranks(d: Derivation) -> None:
@@ -355,7 +348,3 @@ def _ranks(d: Derivation) -> None:
         "Exact, 3 × 3 of rank 1 (dimension 5): five observed entries, a row and a column, can be moved freely, six not",
         j.rank() == 5 and j[fits, :].rank() == 5 and j[too_many, :].rank() == 5,
     )
-
-
-def _squares(vector: sp.Matrix) -> Any:
-    return sum(entry**2 for entry in vector)

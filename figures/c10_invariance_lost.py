@@ -17,6 +17,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import linnat as ln
@@ -276,6 +277,15 @@ def draw(data: Data) -> Figure:
     d.set(
         xlabel=r"damping $\lambda$", ylabel=r"distance of $dW$", title=r"damping: $\lambda$", ylim=(1e-6, 10)
     )
+    draw_samples(data, e, f)
+    label_panels(axes)
+    figure.suptitle("One function, many parametrisations: the flow does not see them, steps do")
+    figure.legend(*b.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def draw_samples(data: Data, e: Axes, f: Axes) -> None:
+    """Draw what minibatches and the number of samples do."""
     e.errorbar(
         BATCHES, data["batch_means"], 2 * data["batch_errors"], fmt="o", color=SERIES[0], mfc="white", ms=4
     )
@@ -298,7 +308,3 @@ def draw(data: Data) -> Figure:
         title="two coordinate systems",
         ylim=(1e-17, 20),
     )
-    label_panels(axes)
-    figure.suptitle("One function, many parametrisations: the flow does not see them, steps do")
-    figure.legend(*b.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return figure

@@ -22,7 +22,7 @@ from linnat.exact.task import Task
 Frozen = Callable[[LinearNetwork, Array, Array, str], Direction]
 SHARE = 0.6
 MAX_PARAMETERS = 100
-SMALL = 30  # parameters of a network whose dense flow is integrated
+SMALL = 16  # parameters of a network whose dense flow is integrated
 MAX_CONDITION = 3e3
 EPSILON = 0.4  # W(0)/W* on the observed entries, of the rescaled flow
 
