@@ -7,12 +7,15 @@ from typing import Any
 import mpmath as mp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import linnat as ln
 from linnat.exact import tilted
 from linnat.families import one_hot
 from linnat.linalg.exponentials import log_softmax, softplus
 from tests import tolerances
+from tests.strategies import seeds
 
 pytestmark = pytest.mark.statement("C7")
 
@@ -86,11 +89,15 @@ def problems() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, str]]:
     classes = np.column_stack([np.ones(7), x[:, 0] + np.array([6, 6, 6, 0, 0, 0, 0])])
     logits = 0.5 * rng.standard_normal((2, 3))
     three = one_hot([0, 0, 0, 1, 2, 1, 2], 3)
+    # Dependent rows and one of zeros, of weight 1/4 at all times: neither may count as a direction.
+    whole = np.array([[0, 1, 1], [0, 0, 0], [1, 1, 1], [0, 0, -1], [1, 0, -1], [-1, -1, 1], [-1, 1, 0.0]])
+    start = np.array([[-0.3, 0.1, 0.1]]).T
     return {
         "overlapping": (x, overlap, w, "bernoulli"),
         "soft": (x, rng.random((7, 1)), w, "bernoulli"),
         "separable": (x, separable, w, "bernoulli"),
         "quasi-separable": (mixed, overlap, w, "bernoulli"),
+        "whole numbers": (whole, np.array([[0, 0, 1, 0, 1, 1, 0.0]]).T, start, "bernoulli"),
         "several optima": (equal, np.array([[1, 1, 1, 1, 1, 0, 0.0]]).T, w, "bernoulli"),
         "wrong side": (x, separable, -150 * w, "bernoulli"),
         "counts": (x, rng.poisson(2.0, (7, 1)).astype(float), w, "poisson"),
@@ -146,6 +153,20 @@ def test_classes_at_large_times() -> None:
     begun = np.exp(log_softmax(x @ start)) - y
     most = tolerances.product(np.float64, 7, np.abs(x @ found).max()) * np.abs(scaled).max() * np.abs(x).max()
     np.testing.assert_allclose(x.T @ scaled, x.T @ begun, rtol=0, atol=most)
+
+
+@given(seeds, st.sampled_from(("bernoulli", "poisson", "categorical")))
+def test_whole_numbers_of_every_kind_of_separation(seed: int, family: str) -> None:
+    # Entries −1, 0, 1: dependent rows and partial separation are the rule. The flow composes, to large times.
+    rng = np.random.default_rng(seed)
+    count, inputs = int(rng.integers(1, 15)), int(rng.integers(1, 5))
+    outputs = 3 if family == "categorical" else 1
+    x, start = rng.integers(-1, 2, (count, inputs)).astype(float), rng.standard_normal((inputs, outputs))
+    labels = rng.integers(0, 3 if family != "bernoulli" else 2, count)
+    y = one_hot(labels, 3) if outputs == 3 else labels[:, None].astype(float)
+    middle, end = ln.geodesics.predictor([40.0, 1e3], x, y, start, family)
+    again = ln.geodesics.predictor(960.0, x, y, middle, family)[0]
+    assert np.abs(x @ (again - end)).max() <= 1e-9 * (1 + np.abs(end).max())
 
 
 def test_a_grid_of_times_is_each_time_alone() -> None:
