@@ -3,12 +3,14 @@
 Exponential families with canonical link: p(y | z) ∝ exp(⟨z, T(y)⟩ − A(z)), where z is the output of the network, its
 last axis the C coordinates. Statistic T(y), log-partition A, mean, Fisher matrix ∇²A in z:
 
-| family | T(y) | A(z) | mean E[y] | Fisher |
-|---|---|---|---|---|
-| Gaussian, covariance Σ | Σ⁻¹y | ½ zᵀΣ⁻¹z | z | Σ⁻¹ |
-| Bernoulli, independent coordinates | y | Σ log(1 + e^{z_c}) | 1/(1 + e^{−z}) | diag p(1 − p) |
-| categorical | y (one-hot) | log Σ e^{z_c} | e^{z_c − A} | diag p − ppᵀ |
-| Poisson, independent coordinates | y | Σ e^{z_c} | e^z | diag λ |
+====================================  ==============  ============  ============  ============
+family                                statistic       A(z)          mean E[y]     Fisher
+====================================  ==============  ============  ============  ============
+Gaussian of covariance Σ              Σ⁻¹y            ½ zᵀΣ⁻¹z      z             Σ⁻¹
+Bernoulli, independent coordinates    y               Σ log(1+e^z)  1/(1+e^{−z})  diag p(1−p)
+categorical                           y, one-hot      log Σ e^z     e^{z−A}       diag p − ppᵀ
+Poisson, independent coordinates      y               Σ e^z         e^z           diag λ
+====================================  ==============  ============  ============  ============
 
 For the Gaussian z is the mean, as everywhere in this package: Σ⁻¹y is the statistic whose natural parameter z is.
 Softmax has a gauge: z and z + c1 are the same distribution, and 1 is a null vector of the Fisher matrix. Targets may be
