@@ -35,6 +35,8 @@ WANTED = {
     "c10_invariance_lost",
     "c9_gauge_decides",
     "d2_basins",
+    "d3_deep_networks",
+    "d3_online_learning",
     "f2_blocks_of_fisher_and_hessian",
     "n2_bottlenecks",
     "n3_c4_gauges",
@@ -46,6 +48,7 @@ WANTED = {
     "x3_imbalance_protects",
     "x4_how_often_it_breaks",
     "x7_frequencies_go_their_own_way",
+    "x8_noisy_data",
     "x9_error_against_depth_and_condition",
 }
 MOST_BYTES = 200_000
@@ -76,6 +79,17 @@ CLAIMED = {
     "c10_invariance_lost": ("once", "coefficients", "often", "drifts", "damped", "lost", "batch_wanted"),
     "c9_gauge_decides": ("errors", "ranks", "residuals", "norms"),
     "d2_basins": ("roots", "newton", "network_roots"),
+    "d3_deep_networks": ("gaps", "limit_at_times", "exponents", "tail_laws"),
+    "d3_online_learning": (
+        "means",
+        "laws",
+        "bound",
+        "stationary",
+        "plain",
+        "natural",
+        "metric_means",
+        "metric_laws",
+    ),
     "f2_blocks_of_fisher_and_hessian": (
         "fisher",
         "hessian",
@@ -99,6 +113,7 @@ CLAIMED = {
     "x3_imbalance_protects": ("least", "parts", "bounds", "totals"),
     "x4_how_often_it_breaks": ("counts", "expected", "exact_probabilities", "stated", "alive"),
     "x7_frequencies_go_their_own_way": ("paths", "integrated", "stop", "short_totals", "resultants"),
+    "x8_noisy_data": ("means", "laws", "stopped", "never", "best_times", "best_risks"),
     "x9_error_against_depth_and_condition": ("by_depth", "by_condition", "by_weakness"),
 }
 # Errors and conditions are told from the truth by decades, everything else by a tenth.
