@@ -54,8 +54,8 @@ NAMES = ("gaussian", "bernoulli", "categorical", "poisson")
 class Family(ABC):
     """An exponential family with canonical link: functions of the network's output z (…, C).
 
-    Arguments z and y broadcast against each other; float32 is kept. What a family has to say of inputs that it refuses
-    is an `InputError`.
+    Arguments z and y broadcast against each other; float32 is kept. Inputs out of range raise an `InputError`, numbers
+    that leave the range of the type a `RangeError`.
     """
 
     name: str = ""
