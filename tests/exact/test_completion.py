@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 import linnat as ln
 from linnat.dense import completion as by_definition
 from linnat.dense.flow import total_along
-from linnat.linalg import chebyshev
 from tests import tolerances
 from tests.strategies import seeds
 
@@ -255,29 +254,6 @@ def test_gradient_flow_is_that_of_the_definition() -> None:
         drifts.append(max(float(np.abs(a - b).max()) for a, b in pairs))
     assert max(drifts[:2]) < 1e-5
     assert drifts[2] > 1e-2
-
-
-def test_the_stabilised_method_has_order_two_and_a_long_reach() -> None:
-    def velocity(y: np.ndarray) -> np.ndarray:
-        return np.array([-(y[0] ** 2), -1e4 * (y[1] - np.cos(y[0]))])
-
-    start_state, exact = np.array([1.0, np.cos(1.0)]), 1 / 3.0
-    errors, counts = [], []
-    for rtol in (1e-5, 1e-8):
-        run = chebyshev.integrate(velocity, start_state, 2.0, lambda y: 1.1e4, rtol=rtol, atol=rtol)
-        errors.append(abs(run.state[0] - exact))
-        counts.append(run.evaluations)
-        assert run.time == 2.0
-    assert errors[0] < 1e-3
-    assert errors[1] < 1e-5
-    assert counts[0] < 2500  # an explicit method needs 2 × 1e4 / 3.3 steps
-    with pytest.raises(ln.ConvergenceError, match="stopped at time"):
-        chebyshev.integrate(
-            velocity, start_state, 2.0, lambda y: 1.1e4, rtol=1e-8, atol=1e-8, max_evaluations=50
-        )
-    # Negative control: with a bound of the spectrum ten times too small it is unstable, and says so by its step size.
-    small = chebyshev.integrate(velocity, start_state, 2.0, lambda y: 1.1e3, rtol=1e-5, atol=1e-5)
-    assert small.evaluations > 2 * counts[0]
 
 
 def test_measures() -> None:
