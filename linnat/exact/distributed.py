@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any, TypeAlias
@@ -18,12 +19,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from linnat._checks import InputError, as_scalar, fail
-from linnat.exact.streaming import Rows, as_chunk, finish, root_of_chunk
+from linnat.exact.streaming import Progress, Rows, as_chunk, finish, reporter, root_of_chunk
 from linnat.linalg.tsqr import Part, join
 
-Compute: TypeAlias = Callable[[Any], Any]
+Compute: TypeAlias = Callable[[Any, Sequence[Any], Callable[[Any], None]], Any]
 
 FAN_IN = 8
+POLL = 0.2  # seconds between two looks at how far the blocks are
 ON_THIS_MACHINE = ("threads", "synchronous", "processes")
 
 
@@ -32,7 +34,13 @@ class SchedulerError(InputError, ConnectionError):
 
 
 def fold_dask(
-    x: Any, y: Any, outputs: int | None = None, *, scheduler: Any = None, timeout: float = 10.0
+    x: Any,
+    y: Any,
+    outputs: int | None = None,
+    *,
+    scheduler: Any = None,
+    timeout: float = 10.0,
+    progress: Progress | bool | None = None,
 ) -> Rows:
     """Return what one pass leaves of Dask arrays; see `Task.from_dask`.
 
@@ -41,7 +49,7 @@ def fold_dask(
     x, y : dask.array.Array (N, n_0), (N, n_L)
     outputs : int, optional
         n_L, where it is known beforehand.
-    scheduler, timeout
+    scheduler, timeout, progress
         See `Task.from_dask`.
 
     Returns
@@ -50,15 +58,28 @@ def fold_dask(
     """
     dask = need("dask")
     patience = as_scalar(timeout, "timeout", low=0.0, open_low=True)
-    pairs = _blocks(x, y)
+    report = reporter(progress)
+    pairs, sizes = _blocks(x, y)
     if outputs is not None and y.shape[1] != outputs:
         fail("y", f"{outputs} columns, as noise_cov says", f"{y.shape[1]}")
     leaf, node = dask.delayed(_leaf, pure=False), dask.delayed(_node, pure=False)
-    roots = [leaf(k, *pair) for k, pair in enumerate(pairs)]
+    leaves = roots = [leaf(k, *pair) for k, pair in enumerate(pairs)]
+    waiting = {root.key: size for root, size in zip(leaves, sizes, strict=True)}
+
+    def finished(key: Any) -> None:
+        if waiting.pop(key, None) is not None:
+            rows = sum(size for size in sizes) - sum(waiting.values())
+            report(len(leaves) - len(waiting), len(leaves), 0 if math.isnan(rows) else int(rows))
+
     while len(roots) > 1:
         roots = [node(roots[i : i + FAN_IN]) for i in range(0, len(roots), FAN_IN)]
-    with _runner(scheduler, patience) as compute:
-        whole = compute(roots[0])
+    try:
+        with _runner(scheduler, patience) as compute:
+            whole = compute(roots[0], leaves, finished)
+            for key in list(waiting):
+                finished(key)
+    finally:
+        report(-1, len(leaves), 0)
     if not whole.rows:
         fail("x", "at least one row", "empty blocks")
     return finish([whole], int(x.shape[1]), y is x)
@@ -85,8 +106,8 @@ def _node(parts: Sequence[Part]) -> Part:
     return join(filled) if filled else parts[0]
 
 
-def _blocks(x: Any, y: Any) -> Iterator[tuple[Any, ...]]:
-    """Return the pairs of blocks of rows, or single blocks where y is x."""
+def _blocks(x: Any, y: Any) -> tuple[Iterator[tuple[Any, ...]], tuple[float, ...]]:
+    """Return the pairs of blocks of rows, or single blocks where y is x, and their lengths (NaN where unknown)."""
     kind = need("dask.array").Array
     for name, value in (("x", x), ("y", y)):
         if not isinstance(value, kind):
@@ -105,15 +126,14 @@ def _blocks(x: Any, y: Any) -> Iterator[tuple[Any, ...]]:
     if tall[0].numblocks[0] != tall[1].numblocks[0]:
         fail("y", f"{tall[0].numblocks[0]} blocks of rows, as in x", f"{tall[1].numblocks[0]}")
     columns = [list(value.to_delayed()[:, 0]) for value in (tall[:1] if y is x else tall)]
-    return zip(*columns, strict=True)
+    return zip(*columns, strict=True), tall[0].chunks[0]
 
 
 @contextlib.contextmanager
 def _runner(scheduler: Any, timeout: float) -> Iterator[Compute]:
     """Yield a function that computes one delayed value where `scheduler` says; close what was opened for it."""
-    dask = need("dask")
     if scheduler is None or (isinstance(scheduler, str) and scheduler in ON_THIS_MACHINE):
-        yield lambda value: dask.compute(value, scheduler=scheduler)[0]
+        yield lambda value, leaves, finished: _compute_here(value, scheduler, finished)
         return
     distributed = need("distributed")
     with contextlib.ExitStack() as opened:
@@ -130,7 +150,7 @@ def _runner(scheduler: Any, timeout: float) -> Iterator[Compute]:
             fail("scheduler", expected, f"{type(scheduler).__name__} {scheduler!r:.80}")
         if client.asynchronous:
             fail("scheduler", "a Client that waits for results", "an asynchronous one")
-        yield lambda value: _compute(client, value, timeout)
+        yield lambda value, leaves, finished: _compute(client, value, leaves, finished, timeout)
 
 
 def _connect(distributed: Any, where: Any, timeout: float, opened: contextlib.ExitStack) -> Any:
@@ -159,7 +179,30 @@ async def _knock(distributed: Any, address: str, timeout: float) -> None:
     (await distributed.comm.connect(address, timeout=timeout)).abort()
 
 
-def _compute(client: Any, value: Any, timeout: float) -> Any:
+def _wait(future: Any, blocks: list[Any], finished: Callable[[Any], None]) -> Any:
+    """Return the result, and report blocks when they are done; their roots are let go at once."""
+    while True:
+        try:
+            return future.result(timeout=POLL)
+        except TimeoutError:
+            if future.done():
+                raise
+        for block in [block for block in blocks if block.done()]:
+            if block.status == "finished":
+                finished(block.key)
+            blocks.remove(block)
+
+
+def _compute_here(value: Any, scheduler: Any, finished: Callable[[Any], None]) -> Any:
+    """Compute in one of Dask's own pools."""
+    dask = need("dask")
+    with need("dask.callbacks").Callback(posttask=lambda key, *rest: finished(key)):
+        return dask.compute(value, scheduler=scheduler)[0]
+
+
+def _compute(
+    client: Any, value: Any, leaves: Sequence[Any], finished: Callable[[Any], None], timeout: float
+) -> Any:
     address = client.scheduler.address if client.scheduler is not None else "a closed client"
     try:
         client.wait_for_workers(1, timeout=timeout)
@@ -168,9 +211,9 @@ def _compute(client: Any, value: Any, timeout: float) -> Any:
             f"scheduler: expected at least one worker at {address}, found none within {timeout:g} s. "
             "Start some with `dask worker`, or give a longer timeout."
         ) from None
-    future = client.compute(value)
+    future, *blocks = client.compute([value, *leaves])
     try:
-        return future.result()
+        return _wait(future, blocks, finished)
     except CancelledError:
         raise SchedulerError(
             f"scheduler: expected an answer from {address}, found the connection lost. Run the pass again."

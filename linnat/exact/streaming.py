@@ -108,7 +108,7 @@ def fold_chunks(
     """
     pause = as_scalar(every, "every", low=0.0)
     source, total = _iterable(chunks), len(chunks) if isinstance(chunks, Sequence) else None
-    report = _reporter(progress)
+    report = reporter(progress)
     state = State()
     rest: Iterator[tuple[int, Any]] = enumerate(source)
     path = None if checkpoint is None else _checkpoint_path(checkpoint)
@@ -261,7 +261,7 @@ def _load(path: Path) -> tuple[State, bytes]:
         fail("checkpoint file", "one that from_chunks has written", found, REMEDY)
 
 
-def _reporter(progress: Progress | bool | None) -> Progress:
+def reporter(progress: Progress | bool | None) -> Progress:
     """Return what is called after each chunk, and with -1 at the end."""
     if callable(progress):
         return lambda done, total, samples: progress(done, total, samples) if done >= 0 else None

@@ -317,6 +317,7 @@ class Task:
         rtol: float | None = None,
         scheduler: Any = None,
         timeout: float = 10.0,
+        progress: Progress | bool | None = None,
     ) -> Task:
         """Return the moments of Dask arrays, by a tree of QRs over their blocks (extra `distributed`).
 
@@ -332,6 +333,10 @@ class Task:
             Dask's own pools; by default what Dask is set to.
         timeout : float
             Seconds to wait for a scheduler to answer and for its first worker.
+        progress : bool or callable(done, total, samples), optional
+            As in `from_chunks`, for blocks: called when some more are done, in the thread of the caller; samples is 0
+            where the blocks' lengths are unknown. Where `scheduler` is None and Dask's default is a
+            `distributed.Client` it is called at the end only: pass the client.
 
         Returns
         -------
@@ -348,7 +353,8 @@ class Task:
         Notes
         -----
         2 N p² flops on the workers, each of which needs linnat; p² numbers move for each block, in log₈(blocks)
-        rounds.
+        rounds. A lost worker's blocks are done again; there is no checkpoint: where a pass must outlive its scheduler,
+        `from_chunks` with one, on parts of the data, and `merge`.
 
         Examples
         --------
@@ -356,7 +362,7 @@ class Task:
         ``x = dask.array.from_zarr("x.zarr")``.
         """
         size, cut = _outputs_of(noise_cov), _cut(rtol)
-        rows = fold_dask(x, y, size, scheduler=scheduler, timeout=timeout)
+        rows = fold_dask(x, y, size, scheduler=scheduler, timeout=timeout, progress=progress)
         return cls._from_root(*rows, noise_cov, cut)
 
     def merge(self, other: Task) -> Task:

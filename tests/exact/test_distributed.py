@@ -155,6 +155,48 @@ def test_a_cluster_gives_the_same_bits(da: Any, distributed: Any, cluster: Any) 
     assert cluster.status.name == "running"
 
 
+def test_progress_is_told_block_by_block(da: Any, cluster: Any) -> None:
+    x, y = draw(3, 60)
+    blocks = [(a, b) for a, b in zip((10, 20, 5, 25), (10, 20, 5, 25), strict=True)]
+    sizes = tuple(a for a, _ in blocks)
+    first, second = da.from_array(x, chunks=(sizes, 4)), da.from_array(y, chunks=(sizes, 2))
+    wanted = Task.from_dask(first, second, scheduler="synchronous", progress=False)
+    for scheduler in ("threads", "synchronous", cluster):
+        seen: list[tuple[int, int | None, int]] = []
+        found = Task.from_dask(
+            first, second, scheduler=scheduler, progress=lambda *state, seen=seen: seen.append(state)
+        )
+        assert (gram(found) == gram(wanted)).all()
+        assert [state[0] for state in seen] == [1, 2, 3, 4]
+        assert {state[1] for state in seen} == {4}
+        assert seen[-1][2] == 60
+        rows = [b[2] - a[2] for a, b in zip([(0, 4, 0), *seen], seen, strict=False)]
+        assert sorted(rows) == sorted(sizes)
+    with pytest.raises(InputError, match="^progress: expected True"):
+        Task.from_dask(first, second, progress="yes")  # type: ignore[arg-type]
+
+
+def test_progress_of_blocks_of_unknown_length(da: Any) -> None:
+    x, y = draw(4, 40)
+    first, second = da.from_array(x, chunks=(10, 4)), da.from_array(y, chunks=(10, 2))
+    keep = first[:, 0] > -10  # all of them, which Dask does not know
+    seen: list[tuple[int, int | None, int]] = []
+    Task.from_dask(
+        first[keep], second[keep], scheduler="synchronous", progress=lambda *state: seen.append(state)
+    )
+    assert seen == [(k, 4, 0) for k in (1, 2, 3, 4)]
+
+
+def test_progress_while_a_cluster_works(da: Any, cluster: Any, tmp_path: Path) -> None:
+    places = da.arange(24, chunks=1)[:, None] * da.ones((1, 1), chunks=1)
+    x = da.map_blocks(slow_block, places, str(tmp_path), chunks=((25,) * 24, (6,)), dtype=F64)
+    seen: list[int] = []
+    task = Task.from_dask(x, x, scheduler=cluster, progress=lambda done, total, rows: seen.append(rows))
+    assert task.n_samples == 600
+    assert seen == sorted(seen)
+    assert (len(seen), seen[-1]) == (24, 600)
+
+
 def test_a_bad_block_is_named_by_the_worker_that_meets_it(da: Any, cluster: Any) -> None:
     x, y = draw(0, 3000)
     x[1999, 3] = np.nan
