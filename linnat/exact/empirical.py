@@ -242,8 +242,8 @@ def mode_flow(times: Any, modes: Any, noise: Any = 1.0) -> Array:
     """
     moments, values = as_times(times), _modes(modes)
     scale = as_scalar(noise, "noise", low=0.0, open_low=True)
-    start = values.astype(np.float64)[..., None, :] ** 2
     with np.errstate(over="ignore"):
+        start = values.astype(np.float64)[..., None, :] ** 2
         largest = float(3 * start.max() / scale)
     if not np.isfinite(largest):
         fail("modes, noise", "d²/s² that is finite in float64", f"{float(values.max())}, {scale}")
