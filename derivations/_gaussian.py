@@ -8,7 +8,7 @@ from typing import Any
 
 import sympy as sp
 
-from derivations._core import Derivation
+from derivations._core import Algebra, Derivation, operators
 
 N, DOF = sp.symbols("n M", positive=True)
 
@@ -96,16 +96,25 @@ def wishart_second(size: Any, freedom: Any) -> Any:
 def wishart(d: Derivation) -> None:
     """Prove the mean and the mean square of an inverse Wishart matrix for every size."""
     d.define("Z is M × n with independent standard Gaussian entries, V = (ZᵀZ)⁻¹")
-    head, rest = sp.Matrix(sp.symbols("h0:3")), sp.Matrix(3, 2, sp.symbols("r0:6"))
-    gram, whole = rest.T * rest, head.row_join(rest)
-    beta = gram.inv() * rest.T * head
-    distance = (head - rest * beta).dot(head - rest * beta)
-    column = (whole.T * whole) * sp.Matrix([1, -beta[0], -beta[1]])
+    h, ht, r, rt, v = operators("h hᵀ R Rᵀ V'")
+    algebra = Algebra()
+    algebra.transposes((h, ht), (r, rt))
+    algebra.symmetric(v)
+    algebra.rule(v * rt * r, 1)
+    algebra.rule(rt * r * v, 1)
+    gap = h - r * v * rt * h
     d.prove(
-        "The first column of V is (1, −β)/d, β the regression of the first column of Z on the others, d the squared "
-        "distance from them: ZᵀZ(1, −β) = (d, 0), here M = n = 3",
-        column.applyfunc(sp.cancel),
-        sp.Matrix([sp.cancel(distance), 0, 0]),
+        "Z = [h R], V' = (RᵀR)⁻¹, β = V'Rᵀh the regression of the first column on the others: Z(1, −β) = h − Rβ is "
+        "orthogonal to the others",
+        rt * gap,
+        0,
+        algebra.reduce,
+    )
+    d.prove(
+        "  and its product with h is its squared length d, so ZᵀZ(1, −β) = (d, 0)",
+        ht * gap,
+        algebra.transpose(gap) * gap,
+        algebra.reduce,
         formula=r"V e_1 = (1, -\beta)/d",
     )
     d.define(

@@ -113,15 +113,13 @@ def _mean(d: Derivation) -> None:
 
 
 def _deviation(d: Derivation) -> None:
-    t, tau = sp.symbols("t tau", positive=True)
-    c = sp.Function("c")
-    value = sp.Integral(sp.exp(-2 * (t - tau)) * c(tau), (tau, 0, t))
+    t, tau, p = sp.symbols("t tau p", positive=True)
+    value = sp.exp(-2 * t) * sp.integrate(sp.exp(2 * tau) * sp.exp(-(p + 2) * tau), (tau, 0, t))
     d.prove(
         "Over kη = t steps: δ = E ℓ − law obeys δ⁺ = (1 − 2η)δ + η²c + …, so δ = ηΔ(t) with dΔ/dt = −2Δ + c along "
-        "the line of C1",
-        sp.diff(value, t).doit() + 2 * value,
-        c(t),
-        lambda rest: sp.simplify(rest.doit()) if rest != 0 else rest,
+        "the line of C1: variation of constants, here for c = e^{−(p+2)t}",
+        sp.simplify(sp.diff(value, t) + 2 * value),
+        sp.exp(-(p + 2) * t),
         formula=r"\Delta(t) = \int_0^t e^{-2(t-\tau)} c(\tau) d\tau",
     )
     d.define(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import linnat as ln
@@ -193,7 +194,7 @@ def draw(data: Data) -> Figure:
             data["marks"][::2], data["means"][row][::2], MARKERS[k], color=colour, mfc="white", ms=4
         )
     schedules.loglog(steps, data["bound"], color=BLACK, lw=0.8, label=r"bound $nm/2bk$")
-    schedules.set(xlabel=r"step $k$", ylabel=r"excess loss, mean")
+    schedules.set(xlabel=r"step $k$", ylabel=r"excess loss, mean", ylim=(8e-4, 30))
     schedules.set_title("decreasing steps")
     schedules.legend(loc="lower left")
     spectrum.loglog(data["conditions"], data["plain"], color=VERMILLION, label="plain gradient, law")
@@ -205,6 +206,18 @@ def draw(data: Data) -> Figure:
     spectrum.set(xlabel=r"condition number of $S$", ylabel=f"excess loss after {LATE} steps", ylim=(0.015, 4))
     spectrum.set_title("best constant step for each spectrum")
     spectrum.legend(loc="upper left")
+    draw_metrics(data, metrics)
+    for axis in axes.ravel():
+        axis.minorticks_off()
+    label_panels(axes)
+    figure.suptitle(
+        rf"One layer, $n={N}$, $m={M}$, $b={BATCH}$: laws (lines) and {int(data['count']):,} replicates (marks)"
+    )
+    return figure
+
+
+def draw_metrics(data: Data, axis: Axes) -> None:
+    """Draw the losses under estimated metrics."""
     looks = (
         ("population", BLUE, "-", "o"),
         ("same minibatch", VERMILLION, DASHES[1], "s"),
@@ -213,16 +226,9 @@ def draw(data: Data) -> Figure:
     )
     late = np.arange(1, MANY + 1)
     for k, (name, colour, dash, marker) in enumerate(looks):
-        metrics.loglog(late, data["metric_laws"][k], color=colour, ls=dash, label=name)
-        metrics.loglog(late[::7], data["metric_means"][k][::7], marker, color=colour, mfc="white", ms=4)
-    metrics.loglog(late, data["metric_bound"], color=GREY, lw=0.8, label=r"bound $nm/2bk$")
-    metrics.set(xlabel=r"step $k$", ylabel=r"excess loss, mean", ylim=(0.0004, 13))
-    metrics.set_title(rf"where the metric comes from, $b={LARGE}$")
-    metrics.legend(loc="lower left", fontsize=7)
-    for axis in axes.ravel():
-        axis.minorticks_off()
-    label_panels(axes)
-    figure.suptitle(
-        rf"One layer, $n={N}$, $m={M}$, $b={BATCH}$: laws (lines) and {int(data['count']):,} replicates (marks)"
-    )
-    return figure
+        axis.loglog(late, data["metric_laws"][k], color=colour, ls=dash, label=name)
+        axis.loglog(late[::7], data["metric_means"][k][::7], marker, color=colour, mfc="white", ms=4)
+    axis.loglog(late, data["metric_bound"], color=GREY, lw=0.8, label=r"bound $nm/2bk$")
+    axis.set(xlabel=r"step $k$", ylabel=r"excess loss, mean", ylim=(0.0001, 13))
+    axis.set_title(rf"where the metric comes from, $b={LARGE}$")
+    axis.legend(loc="lower left", fontsize=7)

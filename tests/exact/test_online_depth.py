@@ -114,7 +114,7 @@ def test_the_deviation_is_of_first_order_in_the_step() -> None:
     for steps in (10, 40):
         eta = time / steps
         runs = [
-            online.simulate(one, task, eta, batch, steps, 10_000, record=steps, rng=4, within=(0.05, 50.0))
+            online.simulate(one, task, eta, batch, steps, 5_000, record=steps, rng=4, within=(0.05, 50.0))
             for one in (net, shallow)
         ]
         assert (runs[0].stopped < 0).all()

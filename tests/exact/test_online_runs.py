@@ -98,7 +98,7 @@ def test_a_running_metric_is_recursive_least_squares() -> None:
 @pytest.mark.parametrize(("n", "batch"), [(1, 6), (3, 24)])
 def test_a_running_average_with_decay_is_biased_as_predicted_to_leading_order(n: int, batch: int) -> None:
     # The mean step is E[C S_k⁻¹] times the natural one; S_k after 40 steps is stationary.
-    gamma, rng, count = 0.3, np.random.default_rng(n), 20_000
+    gamma, rng, count = 0.3, np.random.default_rng(n), 8_000
     metric = np.broadcast_to(np.eye(n), (count, n, n))
     for _ in range(40):
         z = rng.standard_normal((count, batch, n))
@@ -108,7 +108,7 @@ def test_a_running_average_with_decay_is_biased_as_predicted_to_leading_order(n:
     mean, error = replicates.mean_and_error(ratio)
     bias = online.metric_bias(batch, n, metric="running", decay=gamma)
     assert abs(mean - bias) < 5 * error + (gamma * (n + 1) / batch) ** 2
-    assert abs(mean - 1) > 8 * error
+    assert abs(mean - 1) > 5 * error
 
 
 def test_the_deep_chain_is_the_layers_by_the_package() -> None:
@@ -150,14 +150,14 @@ def test_a_seed_gives_the_same_bits_and_blocks_do_not_depend_on_the_count() -> N
 def test_memory_is_bounded_by_blocks() -> None:
     net, task = ill(1, 4, 2)
     peaks = []
-    for count in (20_000, 80_000):
+    for count in (10_000, 40_000):
         tracemalloc.start()
         online.simulate(net, task, 0.1, 64, 2, count, record=2)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    # All draws of 80,000 replicates would be 246 MB.
+    # All draws of a step for 40,000 replicates would be 123 MB.
     assert peaks[1] < 60e6
-    assert peaks[1] < peaks[0] + 80_000 * 8 * 4
+    assert peaks[1] < peaks[0] + 40_000 * 8 * 4
 
 
 def test_a_replicate_that_leaves_is_stopped() -> None:
