@@ -196,6 +196,8 @@ def make_chains(problem: Problem, left: tuple[int, ...], right: tuple[int, ...])
     start = problem.factor if _needs_factor(problem, right) else None
     chains = Chains(sweep(None, factors, left), sweep(start, maps, right))
     shape = problem.maps[0].shape[:-2]
+    if not shape:
+        return chains
     sides = (s._replace(certain=np.broadcast_to(s.certain, shape)) for s in chains)
     return Chains(*sides)
 
