@@ -13,6 +13,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import linnat as ln
@@ -154,6 +155,14 @@ def draw(data: Data) -> Figure:
     order.minorticks_off()
     order.set_yticks([3e-4, 1e-3, 2e-3], ["0.0003", "0.001", "0.002"])
     order.legend(loc="upper left")
+    draw_tails(data, tail, mean)
+    label_panels(axes)
+    figure.suptitle("Deep chains: near the law of one layer while $W$ stays invertible, and without a mean")
+    return figure
+
+
+def draw_tails(data: Data, tail: Axes, mean: Axes) -> None:
+    """Draw shares above x, running means and medians."""
     for k, depth in enumerate(DEPTHS):
         colour, dash = SERIES[k], DASHES[k]
         tail.loglog(data["quantiles"][k], 1 - data["levels"], color=colour, ls=dash, label=rf"$L={depth}$")
@@ -176,6 +185,3 @@ def draw(data: Data) -> Figure:
     mean.set(xlabel="replicates", ylabel=f"loss at step {LAST}")
     mean.set_title("means settle nowhere (thin: medians)")
     mean.legend(loc="upper left", fontsize=7)
-    label_panels(axes)
-    figure.suptitle("Deep chains: near the law of one layer while $W$ stays invertible, and without a mean")
-    return figure

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import linnat as ln
@@ -188,6 +189,23 @@ def draw(data: Data) -> Figure:
     time.set_yticklabels(["0.2", "0.5", "1", "2", "5"])
     time.minorticks_off()
     time.legend(loc="center right", bbox_to_anchor=(1, 0.34), fontsize=7)
+    draw_counts(data, size)
+    for k, condition in enumerate(CONDITIONS):
+        flow.loglog(data["flow_times"], data["flow_risks"][k], color=SERIES[k + 1], ls=DASHES[k + 1],
+                    label=rf"gradient, $\kappa={condition:g}$")  # fmt: skip
+    flow.loglog(data["flow_times"], data["flow_natural"], color=BLACK, label=r"natural, every $\kappa$")
+    flow.set(xlabel=r"time $t$", ylabel="risk", ylim=(0.6, 20))
+    flow.set_yticks([1, 2, 5, 10])
+    flow.set_yticklabels(["1", "2", "5", "10"])
+    flow.set_title(rf"gradient flow filters, $N={FLOW}$")
+    flow.legend(loc="upper left", fontsize=7)
+    label_panels(axes)
+    figure.suptitle(rf"Noisy data: laws (lines) and {int(data['count']):,} data sets (marks)")
+    return figure
+
+
+def draw_counts(data: Data, size: Axes) -> None:
+    """Draw risks against the number of samples."""
     counts, high = data["counts"], data["counts"] > N
     for part in (high, ~high):
         size.loglog(counts[part], data["never"][part], color=VERMILLION, ls=DASHES[1],
@@ -212,15 +230,3 @@ def draw(data: Data) -> Figure:
     size.minorticks_off()
     size.set_title(rf"when to stop, $n={N}$")
     size.legend(loc="lower left", fontsize=7)
-    for k, condition in enumerate(CONDITIONS):
-        flow.loglog(data["flow_times"], data["flow_risks"][k], color=SERIES[k + 1], ls=DASHES[k + 1],
-                    label=rf"gradient, $\kappa={condition:g}$")  # fmt: skip
-    flow.loglog(data["flow_times"], data["flow_natural"], color=BLACK, label=r"natural, every $\kappa$")
-    flow.set(xlabel=r"time $t$", ylabel="risk", ylim=(0.6, 20))
-    flow.set_yticks([1, 2, 5, 10])
-    flow.set_yticklabels(["1", "2", "5", "10"])
-    flow.set_title(rf"gradient flow filters, $N={FLOW}$")
-    flow.legend(loc="upper left", fontsize=7)
-    label_panels(axes)
-    figure.suptitle(rf"Noisy data: laws (lines) and {int(data['count']):,} data sets (marks)")
-    return figure
