@@ -9,7 +9,8 @@ for one layer (an m-geodesic of information geometry, Amari 1998) and for every 
 whatever depth and widths. So w(t) is the minimum of the convex loss with targets (1 − e^{−t}) y + e^{−t} μ(0), at all
 times; where the rows of X are independent, N ≤ d, or the Jacobian of any network has full row rank on the training
 inputs, the mean of every sample moves on a straight line. J is onto generically if all hidden widths are at least
-min(d, C), for softmax min(d, C − 1). Setting: Kerekes, Mészáros & Huszár (2021). float64 inside; float32 is kept.
+min(d, C), for softmax min(d, C − 1); where they are no wider, layers may lose a rank on the way, and their flow ends
+there (C3) while w(t) goes on. Setting: Kerekes, Mészáros & Huszár (2021). float64 inside; float32 is kept.
 """
 
 from __future__ import annotations

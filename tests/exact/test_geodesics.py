@@ -98,6 +98,21 @@ def test_a_bottleneck_and_gradient_flow_leave_the_path() -> None:
         assert np.abs(centred(model.outputs(state) - x @ exact, family)).max() > 0.1
 
 
+def test_layers_just_wide_enough_may_break_where_the_path_goes_on() -> None:
+    # Scalar layers, w from −1 to its optimum 0.99: J = (w_2, w_1) vanishes at w = 0 from a balanced start, as in C3.
+    x, y = np.array([[1.0], [1.0], [1.0], [-0.5]]), np.array([[1.0], [1.0], [0.0], [0.0]])
+    times = np.linspace(0, 4, 401)
+    path = ln.geodesics.predictor(times, x, y[:, 0], [-1.0])[:, 0]
+    crossing = times[np.argmax(path > 0)]
+    balanced, unbalanced = (ln.LinearNetwork([[[-a]], [[1 / a]]]) for a in (1.0, 0.5))
+    model = by_definition.network_model(balanced, x)
+    with pytest.raises(ln.ConvergenceError) as caught:
+        by_definition.natural_flow(model, parameters(balanced), y, "bernoulli", 4.0)
+    assert abs(float(caught.value.estimate) - crossing) < 0.02  # type: ignore[arg-type]
+    state = by_definition.natural_flow(model, parameters(unbalanced), y, "bernoulli", 4.0)[0]
+    assert abs(float(model.outputs(state)[0, 0]) - path[-1]) < 1e-6
+
+
 def test_another_link_leaves_the_path() -> None:
     # Negative control: Bernoulli targets with mean 1 − exp(−e^z); its Fisher matrix is μ'²/(μ(1 − μ)).
     rng = np.random.default_rng(6)
