@@ -61,6 +61,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"--threads: expected 1 to {hardware.processor()['cores']}, found {options.threads}")
     if options.out is not None and not options.out.absolute().parent.is_dir():
         parser.error(f"--out: expected a file in a folder that exists, found {options.out}")
+    if options.kernels in known():  # `--kernels NAME` means the benchmark, like `NAME --kernels`
+        options.names, options.kernels = [options.kernels, *options.names], "auto"
+    if options.kernels not in (None, "auto"):
+        try:
+            options.kernels = ",".join(hardware.supported(name) for name in options.kernels.split(","))
+        except ValueError as error:
+            parser.error(f"--kernels: {error}")
     options.names = options.names or known()
     return options
 
@@ -118,11 +125,11 @@ def _run_in_children(options: argparse.Namespace) -> int:
 
 
 def _choices(asked: str | None) -> list[str]:
-    """Return the kernels to run with; only those that the processor supports."""
+    """Return the kernels to run with, by the names that were asked for or by measurement."""
     if asked is None:
         return [os.environ.get(hardware.VARIABLE, OWN_CHOICE)]
     if asked != "auto":
-        return [OWN_CHOICE, *(hardware.supported(name) for name in asked.split(","))]
+        return [OWN_CHOICE, *asked.split(",")]
     best = hardware.recommended(hardware.measure())
     if best is None:
         print(

@@ -43,6 +43,7 @@ OWN = "linnat"
 TARGETS = {DENSE: 100.0, OPERATOR: 100.0, FACTORS: 50.0, FLOOR: 1.0}
 LARGE = 64  # the targets hold from this width on
 ACCURATE = 1e-6
+TOTAL = 320.0  # seconds of a whole comparison, about
 FAST, SLOW = 0.1, 1.0  # seconds: blocks below, one call above
 PACKAGES = ("torch", "jax", "jaxlib", "curvlinops-for-pytorch", "nngeometry")
 NOT_SOLVED = f"not solved in {LIMIT} iterations"
@@ -67,12 +68,14 @@ class Found(NamedTuple):
 def run(sizes: Iterable[Sequence[int]] = SIZES) -> Outcome:
     """Compare on every size, with tame and with Gaussian layers."""
     _same_threads()
+    rivals, deadline = all_rivals(), time.monotonic() + TOTAL
+    _warm_up(rivals)
     text, rows, data = ["  " + line for line in _setting()], [], []
     for widths in sizes:
         # Rectangular Gaussian layers are tame as they are.
         for tame in (True, False) if len(set(widths)) == 1 else (False,):
             case = make_case(widths, tame=tame)
-            found = measure(case, all_rivals())
+            found = measure(case, rivals, deadline)
             text += ["", *describe(case, found)]
             rows += judge(case, found)
             data.append(
@@ -92,11 +95,15 @@ def all_rivals() -> list[Rival]:
     ]
 
 
-def measure(case: Case, rivals: Iterable[Rival]) -> list[Found]:
-    """Run each method once for its error, then all of them for their times, in turns."""
+def measure(case: Case, rivals: Iterable[Rival], deadline: float = float("inf")) -> list[Found]:
+    """Run each method once for its error, then all of them for their times, in turns; no rival after the deadline."""
     expected, results, calls = truth(case), [], {}
     for rival in rivals:
         _progress(f"{case.name}: {rival.name}")
+        if rival.kind not in (OWN, FLOOR) and time.monotonic() > deadline:
+            note = f"skipped: the comparison has taken {TOTAL:.0f} s"
+            results.append(Found(rival.name, rival.kind, rival.gauge, note=note))
+            continue
         found, call = _try(case, rival, expected)
         results.append(found)
         if call is not None:
@@ -132,6 +139,14 @@ def _try(case: Case, rival: Rival, expected: np.ndarray) -> tuple[Found, Callabl
             return found._replace(seconds=tuple(_once(call)[1] for _ in range(2))), None
     except Exception as error:  # whatever a rival does must not end the comparison
         return found._replace(note=f"failed: {type(error).__name__}: {str(error).split('.')[0][:60]}"), None
+
+
+def _warm_up(rivals: Iterable[Rival]) -> None:
+    """Have every library import and set up what it does once in a process: slow methods are timed once only."""
+    case = make_case((3, 3, 3), tame=True)
+    for rival in rivals:
+        _progress(f"warming up: {rival.name}")
+        _try(case, rival, truth(case))
 
 
 def _progress(what: str) -> None:
