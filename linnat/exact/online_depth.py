@@ -106,7 +106,7 @@ def deep_deviation(times: Any, net: LinearNetwork, task: Task, batch: Any) -> Ar
         error = fade * (target - weight)
         rates = _correction(error, target - error, net.depth, size)
         values.append(float((share * np.exp(-2 * (time - inner)) * rates).sum()))
-    return np.array(values)
+    return np.array(values, dtype=net.dtype)
 
 
 def tail_law(depth: Any) -> float:

@@ -139,7 +139,7 @@ def preconditioned_loss(
         noise = diagonal.sum(axis=-1, keepdims=True) + 1
         diagonal = (1 - pull) ** 2 * diagonal + pull**2 / size * (diagonal + noise)
         losses[k] = 0.5 * float(diagonal.sum())
-    return losses
+    return losses.astype(net.dtype, copy=False)
 
 
 @representable("task, eta")
@@ -249,7 +249,8 @@ def error_moments(
         mean = (1 - step * rates) * mean
     left, right = frame.left, frame.right
     full = np.einsum("aj,jilk,ib,cl,kd->abcd", left, second, right, left, right, optimize=True)
-    return Moments2(left @ mean @ right, full)
+    first = (left @ mean @ right).astype(net.dtype, copy=False)
+    return Moments2(first, full.astype(net.dtype, copy=False))
 
 
 def _single(task: Any) -> Task:

@@ -402,6 +402,12 @@ def test_stacks_equal_a_loop_and_float32_is_kept() -> None:
     assert low.dtype == np.float32
     assert online.online_loss(2, 1, 0.1, 4, 3, 2).dtype == np.float64
     assert ln.descent.online_loss is online.online_loss
+    single = ln.LinearNetwork([np.zeros((1, 2), np.float32)])
+    task = ln.Task(np.ones((1, 2)))
+    assert online.preconditioned_loss(2, single, task, 0.1, 1).dtype == np.float32
+    assert online.error_moments(2, single, task, 0.1, 1).second.dtype == np.float32
+    double = online.preconditioned_loss(2, ln.LinearNetwork([np.zeros((1, 2))]), task, 0.1, 1)
+    np.testing.assert_allclose(online.preconditioned_loss(2, single, task, 0.1, 1), double, rtol=1e-6)
 
 
 RULE = ln.online.law(4, 3, 2)
