@@ -19,15 +19,14 @@ from derivations._core import (
     Algebra,
     Derivation,
     families,
-    from_words,
     integers,
     operators,
     pinv,
     unvec,
     vec,
-    words,
 )
 from derivations._layers import after, before, jacobian, rotation
+from derivations._rank_one import exponential, exponentials, own_time
 
 STATEMENTS = ("X2",)
 
@@ -48,11 +47,13 @@ def derive() -> tuple[Derivation, ...]:
     """Derive X2."""
     d = Derivation("X2", "Natural gradient flow on the matrices of rank r", "new, by Koch and Lubich 2007")
     _range(d)
+    _tangent(d)
     _line(d)
     _equilibria(d)
     _linearisation(d)
     _spectrum(d)
-    _rank_one(d)
+    own_time(d)
+    exponentials(d)
     _autoencoder(d)
     _instances(d)
     return (d,)
@@ -87,14 +88,7 @@ def functions() -> dict[str, Callable[..., Any]]:
     def rate(values: Sequence[float], rank: int) -> float:
         return float(-eigenvalues(values, list(range(rank)), len(values), len(values))[0])
 
-    def rank_one(tau: float, left: Array, right: Array, goal: Array) -> tuple[Array, Array]:
-        n, m = goal.shape
-        k = np.block([[np.zeros((n, n)), goal], [goal.T, np.zeros((m, m))]])
-        values, vectors = np.linalg.eigh(k)
-        moved = vectors @ (np.exp(values * tau) * (vectors.T @ np.concatenate([left, right])))
-        return moved[:n], moved[n:]
-
-    return {"velocity": velocity, "eigenvalues": eigenvalues, "rate": rate, "rank_one": rank_one}
+    return {"velocity": velocity, "eigenvalues": eigenvalues, "rate": rate, "rank_one": exponential}
 
 
 _PAIR = sp.symbols("s_a s_j", positive=True)
@@ -126,6 +120,10 @@ def _range(d: Derivation) -> None:
         algebra.reduce,
         formula=r"Q_i Q_{j+1} = Q_i,\quad i > j",
     )
+
+
+def _tangent(d: Derivation) -> None:
+    x = sp.Symbol("X", commutative=False)
     p, q = operators("P Q")
     algebra = _projectors(p, q)
     once = tangential(p, q, x)
@@ -263,16 +261,8 @@ def _spectrum(d: Derivation) -> None:
     uat, ujt, vat, vjt = operators("u_aᵀ u_jᵀ v_aᵀ v_jᵀ")
     algebra = Algebra()
     algebra.transposes((ua, uat), (uj, ujt), (va, vat), (vj, vjt))
-    for left, right in (
-        (plus_t * va, ua / a),
-        (uat * plus_t, vat / a),
-        (ujt * e, j * vjt),
-        (e * vj, j * uj),
-        (uat * e, 0),
-        (e * va, 0),
-        (plus_t * vj, 0),
-        (ujt * plus_t, 0),
-    ):
+    images = ((plus_t * va, ua / a), (uat * plus_t, vat / a), (ujt * e, j * vjt), (e * vj, j * uj))
+    for left, right in (*images, *((zero, 0) for zero in (uat * e, e * va, plus_t * vj, ujt * plus_t))):
         algebra.rule(left, right)
 
     def image(x: Any) -> Any:
@@ -305,66 +295,6 @@ def _spectrum(d: Derivation) -> None:
     d.define(
         "Stable if and only if every s_j < s_a: the r largest, s_{r+1} < s_r. The slowest rate is 1 − s_{r+1}/s_r",
         r"\mathrm{rate} = 1 - s_{r+1}/s_r",
-    )
-
-
-def _rank_one(d: Derivation) -> None:
-    a, at, b, bt, g, gt = operators("a aᵀ b bᵀ W* W*ᵀ")
-    algebra = Algebra()
-    algebra.transposes((a, at), (b, bt), (g, gt))
-    d.define(
-        "r = 1, Z = σuvᵀ: dσ/ds = uᵀW̃*v, σ du/ds = (I − uuᵀ)W̃*v, σ dv/ds = (I − vvᵀ)W̃*ᵀu. Take dτ = ds/σ"
-    )
-    d.prove(
-        "(a, b)' = K(a, b) = (W̃*b, W̃*ᵀa) keeps |a|² − |b|² (both derivatives are 2aᵀW̃*b)",
-        algebra.trace(2 * at * (g * b) - 2 * bt * (gt * a)),
-        0,
-        formula=r"2 a^{\top} W^* b = 2 b^{\top} W^{*\top} a",
-    )
-    rho, alpha, size = sp.symbols("ρ α σ_0", positive=True)
-    u, v = operators("u v")
-    push = from_words(words(g * (rho * v)))  # a' = W*b with b = ρv
-    d.prove(
-        "With a = ρu, b = ρv, |u| = |v| = 1 and ρ' = ρα, α = uᵀW̃*v: u' = a'/ρ − aρ'/ρ² = W̃*v − αu, as wanted",
-        push / rho - rho * u * (rho * alpha) / rho**2,
-        g * v - alpha * u,
-        algebra.reduce,
-    )
-    at_rho, now = sp.Function("ρ"), sp.Symbol("τ", real=True)
-    scale = size * at_rho(now)
-    d.prove(
-        "and σ = σ_0 ρ solves dσ/dτ = σα",
-        sp.diff(scale, now).subs(sp.diff(at_rho(now), now), alpha * at_rho(now)),
-        alpha * scale,
-        formula=r"\sigma = \sigma_0 \|e^{K\tau}(u_0, v_0)\|/\sqrt 2,\quad e^t - 1 = \int_0^\tau \sigma",
-    )
-    tau = now
-    s, t, p, q = sp.symbols("s t p q", positive=True)
-    one, two = p * sp.exp(s * tau) + q * sp.exp(-s * tau), p * sp.exp(s * tau) - q * sp.exp(-s * tau)
-    d.prove(
-        "On a singular pair the solution is (p e^{sτ} + q e^{−sτ}, p e^{sτ} − q e^{−sτ})",
-        sp.diff(one, tau),
-        s * two,
-    )
-    d.prove("and the other half", sp.diff(two, tau), s * one, formula=r"a' = s b,\quad b' = s a")
-    d.prove(
-        "so |a|² = (|a|² + |b|²)/2 is a positive combination of e^{±2sτ} (and 1)",
-        sp.expand((one**2 + two**2) / 2),
-        p**2 * sp.exp(2 * s * tau) + q**2 * sp.exp(-2 * s * tau),
-    )
-    y, lam = sp.symbols("y λ", real=True)
-    d.prove(
-        "whose real part at τ + iy is Σ c e^{2λτ} cos 2λy > 0 for |y| < π/(4s_1): σ is analytic there",
-        sp.re(sp.exp(2 * lam * (tau + sp.I * y))).rewrite(sp.cos),
-        sp.exp(2 * lam * tau) * sp.cos(2 * lam * y),
-    )
-    start = sp.Symbol("w", positive=True)
-    sigma = start * sp.exp(s * tau)
-    found = sp.solve(sp.Eq(sp.exp(t) - 1, sp.integrate(sigma, (tau, 0, tau))), tau)
-    d.prove(
-        "Aligned (q = 0) it is C1's mode: W̃ = w e^{−t} + s (1 − e^{−t})",
-        sp.simplify(sp.exp(-t) * sigma.subs(tau, found[0])),
-        sp.exp(-t) * start + s * (1 - sp.exp(-t)),
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.integrate import solve_ivp
 
@@ -206,12 +207,20 @@ def draw(data: Data) -> Figure:
                          ha="right", color=GREY, fontsize=7)  # fmt: skip
     axes[1].set(xlabel=r"time $t$", ylabel=r"$\|\tilde W^*-\tilde W\|^2/2$", xlim=(0, 45), ylim=(2, 7.2))
     axes[1].set_title("equilibria are subsets")
+    draw_rates(axes[2], data)
+    label_panels(axes)
+    figure.suptitle("Through a bottleneck the natural gradient learns at rates that the spectrum sets")
+    return figure
+
+
+def draw_rates(axis: Axes, data: Data) -> None:
+    """Draw measured against predicted rates."""
     ends = 0.05, 1.0
-    axes[2].loglog(ends, ends, color=BLACK, ls=DASHES[1], lw=0.9)
+    axis.loglog(ends, ends, color=BLACK, ls=DASHES[1], lw=0.9)
     for k, name in enumerate(SETS):
         part = data["which"] == k
         if part.any():
-            axes[2].loglog(
+            axis.loglog(
                 data["predicted"][part],
                 data["measured"][part],
                 MARKERS[k],
@@ -221,16 +230,11 @@ def draw(data: Data) -> Figure:
             )
     for x, y, rank in zip(data["predicted"], data["measured"], data["ranks"], strict=True):
         if rank == 1:
-            axes[2].annotate(
-                "$r=1$", (x, y), xytext=(-5, 2), textcoords="offset points", ha="right", fontsize=7
-            )
-    axes[2].set(xlabel=r"$1-\sqrt{\lambda_{r+1}/\lambda_r}$", ylabel="measured rate", xlim=ends, ylim=ends)
+            axis.annotate("$r=1$", (x, y), xytext=(-5, 2), textcoords="offset points", ha="right", fontsize=7)
+    axis.set(xlabel=r"$1-\sqrt{\lambda_{r+1}/\lambda_r}$", ylabel="measured rate", xlim=ends, ylim=ends)
     ticks = (0.05, 0.1, 0.2, 0.5, 1.0)
-    axes[2].set_xticks(ticks, [f"{v:g}" for v in ticks])
-    axes[2].set_yticks(ticks, [f"{v:g}" for v in ticks])
-    axes[2].minorticks_off()
-    axes[2].set_title("autoencoders")
-    axes[2].legend(loc="lower right")
-    label_panels(axes)
-    figure.suptitle("Through a bottleneck the natural gradient learns at rates that the spectrum sets")
-    return figure
+    axis.set_xticks(ticks, [f"{v:g}" for v in ticks])
+    axis.set_yticks(ticks, [f"{v:g}" for v in ticks])
+    axis.minorticks_off()
+    axis.set_title("autoencoders")
+    axis.legend(loc="lower right")
