@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from linnat._checks import Array
+from linnat._checks import Array, ConvergenceError
 
 STEPS = 80
 INTEGRATOR = 1e-10
@@ -92,6 +92,10 @@ def tilted_path(rows: Array, initial: Array, times: Array) -> Array:
             velocity = np.linalg.solve(_curvature(local, weights, time), start)
             while not _newton_step(local, w + step * velocity, start, time + step)[1] < 0.3 * weights.sum():
                 step /= 2
+                if step < 1e-9 * (1 + time):
+                    raise ConvergenceError(
+                        f"tilted loss: its curvature is lost in rounding at t = {time:.6g}.", w
+                    )
             w, time = w + step * velocity, time + step
             w = _newton(local, w, start, time)
         path.append(basis @ w)

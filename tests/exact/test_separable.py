@@ -308,6 +308,33 @@ def test_multipliers_that_are_not_unique_have_the_largest_entropy() -> None:
     assert not once.degenerate
 
 
+@pytest.mark.parametrize(("pair", "unique"), [((0, 1), True), ((3, 8), False)])
+def test_real_digits(pair: tuple[int, int], unique: bool) -> None:
+    images, classes = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
+    kept = np.isin(classes, pair)
+    x = np.column_stack([images[kept] / 16, np.ones(kept.sum())])
+    labels = np.where(classes[kept] == pair[0], 1.0, -1.0)
+    found, best = separable.limit_program(x, labels), separable.maximum_margin(x, labels)
+    rows, size = labels[:, None] * x, np.linalg.norm(found.direction)
+    # Duality certifies u* as a solution; pixels that no image uses leave the rank below 65.
+    assert found.unique == unique
+    assert found.rank < x.shape[1]
+    assert (rows @ found.direction >= 1 - 1e-10).all()
+    np.testing.assert_allclose(rows.T @ found.dual, rows.sum(axis=0) / 2, atol=1e-10 * np.abs(rows).sum())
+    assert abs(found.direction @ best.direction) * best.margin / size < 0.3
+    if unique:
+        times = np.array([40.0]) / found.smallest_slack
+        path = ln.geodesics.predictor(times, x, (labels + 1) / 2, np.zeros(65))
+        line = separable.predictor_expansion(times, x, labels)
+        tolerances.assert_close(path, line, tolerances.solve(np.float64, 400, 1e3 * found.condition))
+    else:
+        # One pixel is used by two images only, with opposite labels and equal weights at the start: G_0 does not see
+        # it, and the limit gives both the same slack.
+        used = np.flatnonzero((x != 0).sum(axis=0) == 2)
+        pairs = [np.flatnonzero(x[:, pixel]) for pixel in used]
+        assert any(np.ptp(found.slack[list(two)]) < 1e-9 and found.slack[two[0]] > 1 for two in pairs)
+
+
 @given(seeds, st.integers(1, 8), st.integers(1, 3))
 @example(4488054, 6, 3)  # a sample twice, on a face: three active rows of rank 2
 def test_small_integers_with_all_their_coincidences(seed: int, samples: int, inputs: int) -> None:
