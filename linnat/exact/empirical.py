@@ -175,6 +175,10 @@ def natural_gradient(
     tuple of arrays like `net.layers`
         An ascent direction: the true natural gradient towards the total weight that D̃ leads to.
 
+    Notes
+    -----
+    That total weight is formed, so where D̃ is small it is known to eps ‖W‖/‖D‖ only.
+
     Examples
     --------
     >>> natural_gradient(LinearNetwork([[[1.0]]]), Task([[3.0]]))[0].round(12)
