@@ -41,6 +41,7 @@ WANTED = {
     "n2_bottlenecks",
     "n3_c4_gauges",
     "n3_error_against_bound",
+    "n3_time_and_memory",
     "n5_masks",
     "n7_factored_damping",
     "s1_condition_against_depth",
@@ -107,19 +108,31 @@ CLAIMED = {
         "damped_float32",
         "refined_float64",
     ),
+    "n3_time_and_memory": ("residuals", "exponents"),
     "n5_masks": ("rates", "full", "alphas", "losses"),
     "n7_factored_damping": ("errors", "dense", "floors", "weak", "strong", "limits"),
     "s1_condition_against_depth": ("formula", "dense"),
     "x2_rates_from_the_spectrum": ("flow", "networks", "saddles", "predicted", "measured"),
     "x3_imbalance_protects": ("least", "parts", "bounds", "totals"),
     "x4_how_often_it_breaks": ("counts", "expected", "exact_probabilities", "stated", "alive"),
-    "x6_three_fishers": ("true", "empirical", "empirical_integrated", "true_integrated", "modes", "modes_integrated"),
+    "x6_three_fishers": (
+        "true",
+        "empirical",
+        "empirical_integrated",
+        "true_integrated",
+        "modes",
+        "modes_integrated",
+    ),
     "x7_frequencies_go_their_own_way": ("paths", "integrated", "stop", "short_totals", "resultants"),
     "x8_noisy_data": ("means", "laws", "stopped", "never", "best_times", "best_risks"),
     "x9_error_against_depth_and_condition": ("by_depth", "by_condition", "by_weakness"),
 }
 # Errors and conditions are told from the truth by decades, everything else by a tenth.
-FACTOR = {"n3_error_against_bound": 1e5, "x9_error_against_depth_and_condition": 1e5}
+FACTOR = {
+    "n3_error_against_bound": 1e5,
+    "n3_time_and_memory": 1e9,
+    "x9_error_against_depth_and_condition": 1e5,
+}
 
 
 def module(name: str) -> ModuleType:
