@@ -201,11 +201,13 @@ def judge(case: Case, found: list[Found]) -> list[Row]:
 def _verdict(case: Case, found: Found) -> str:
     if found.kind == OPERATOR:
         return NOT_SOLVED
+    if found.kind == DENSE:
+        return "inaccurate" if case.onto else "wrong here: J Jᵀ is singular"
     return "inaccurate" if case.onto else "wrong here: N1 is not a natural gradient of a bottleneck"
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g} ms" if seconds < 10 else f"{seconds:.3g} s"
+    return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def _setting() -> list[str]:
