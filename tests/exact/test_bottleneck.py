@@ -71,6 +71,34 @@ def test_singular_inputs_and_biases() -> None:
     tolerances.assert_close(total_along(net, natural_flow(net, task, [0.7])), claimed[1:], 1e-7)
 
 
+def test_layers_of_lower_rank_are_a_bottleneck_of_their_rank() -> None:
+    rng = np.random.default_rng(6)
+    first = rng.integers(-2, 3, (3, 4)).astype(float)
+    first[2] = first[0] + first[1]
+    second = rng.integers(-2, 3, (4, 3)).astype(float)
+    second[:, 2] = second[:, 0] - second[:, 1]
+    net, task = ln.LinearNetwork([first, second]), ln.Task(3 * rng.standard_normal((4, 4)))
+    assert ln.bottleneck.width(net, task) == 2
+    # At the start only: the velocity is the tangential part of the error at rank 2.
+    step = -ln.induced_change(net, ln.natural_gradient(net, task))
+    tolerances.assert_close(
+        step, velocity(net.total, task.teacher, 2), tolerances.solve(np.float64, 8, 100.0)
+    )
+    early = ln.bottleneck.natural_total(net, task, 1e-6)[0]
+    tolerances.assert_close((early - net.total) / 1e-6, step, 1e-4)
+
+
+def test_without_a_goal_the_start_shrinks_and_steps_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right, goal = draw(0, 4, 3, 2)
+    for rank in (1, 2):
+        path = ln.bottleneck.low_rank_flow(left[:, :rank], right[:, :rank], 0 * goal, [0.0, 2.0])
+        wanted = np.exp(-2.0) * left[:, :rank] @ right[:, :rank].T
+        tolerances.assert_close(dense(path), wanted, tolerances.backward(np.float64, 16))
+    monkeypatch.setattr("linnat.exact.low_rank.MAX_STEPS", 3)
+    with pytest.raises(ln.ConvergenceError, match="^tolerance: 3 steps"):
+        ln.bottleneck.low_rank_flow(left, right, goal, 5.0)
+
+
 @settings(max_examples=10)
 @given(seeds, st.integers(2, 6), st.integers(2, 6), st.integers(1, 3))
 def test_laws_of_the_flow(seed: int, rows: int, columns: int, rank: int) -> None:
@@ -378,6 +406,7 @@ def test_bad_input() -> None:
         (lambda: ln.bottleneck.linearised_eigenvalues([2.0, 1.0], [0, 0], (2, 2)), "subset"),
         (lambda: ln.bottleneck.linearised_eigenvalues([2.0, 1.0], 0, (2, 2)), "subset"),
         (lambda: ln.bottleneck.linearised_eigenvalues([2.0, 1.0], [0], (3, 3)), "shape"),
+        (lambda: ln.bottleneck.linearised_eigenvalues([2.0, -1.0], [0], (2, 2)), "values"),
     ):
         with pytest.raises(ln.InputError, match=f"^{name}"):
             call()
