@@ -90,12 +90,13 @@ def environment() -> dict[str, str]:
 def table(title: str, rows: list[Row], before: str = "") -> str:
     """Return the rows as text, with other text before them."""
     lines = [title, "", *([before, ""] if before else [])]
-    width = max((len(row.name) for row in rows), default=0)
+    width = max(52, *(len(row.name) for row in rows), 0)
     for row in rows:
         sign = "≥" if row.higher_is_better else "≤"
         verdict = "met" if row.met else "MISSED"
         low, high = row.spread
         lines.append(
-            f"  {row.name:<{max(52, width)}} {row.ratio:8.2f} [{low:.2f}, {high:.2f}]  {sign} {row.target:<5g} {row.unit}  {verdict}"
+            f"  {row.name:<{width}} {row.ratio:8.2f} [{low:.2f}, {high:.2f}]  "
+            f"{sign} {row.target:<5g} {row.unit}  {verdict}"
         )
     return "\n".join(lines)
