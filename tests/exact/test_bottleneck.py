@@ -88,6 +88,20 @@ def test_layers_of_lower_rank_are_a_bottleneck_of_their_rank() -> None:
     tolerances.assert_close((early - net.total) / 1e-6, step, 1e-4)
 
 
+def test_random_starts_do_not_break() -> None:
+    # Where the square layerwise flow breaks for at least half of the starts (X4), singular vectors have room to turn.
+    closest = []
+    for seed in range(6):
+        left, right, goal = draw(seed, 4, 4, 3)
+        path = ln.bottleneck.low_rank_flow(left, right, goal, np.linspace(0, 4, 41), 1e-8)
+        closest.append(float(path.values[:, -1].min() / path.values[-1, 0]))
+        run = solve_ivp(
+            lambda _, w, goal=goal: velocity(w.reshape(4, 4), goal, 3).ravel(), (0.0, 4.0), (left @ right.T).ravel(),
+            "DOP853", rtol=1e-9, atol=1e-11)  # fmt: skip
+        tolerances.assert_close(dense(path), run.y[:, -1].reshape(4, 4), 1e-5)
+    assert min(closest) > 1e-3
+
+
 def test_without_a_goal_the_start_shrinks_and_steps_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     left, right, goal = draw(0, 4, 3, 2)
     for rank in (1, 2):

@@ -224,6 +224,26 @@ def test_finite_support_is_another_model() -> None:
     assert np.linalg.matrix_rank(dense(shared, target)[0], tol=1e-9) == 3
 
 
+@settings(max_examples=20)
+@given(seeds, st.lists(st.integers(1, 3), min_size=1, max_size=4))
+def test_short_kernels_without_common_roots_express_every_error_on_their_support(
+    seed: int, lengths: list[int]
+) -> None:
+    rng = np.random.default_rng(seed)
+    support = sum(m - 1 for m in lengths) + 1
+    kernels = [rng.standard_normal((1, 1, m)) for m in lengths]
+    target = rng.standard_normal((1, 1, support + 2))
+    padded = [np.concatenate([k, np.zeros((1, 1, support + 2 - k.shape[-1]))], axis=-1) for k in kernels]
+    error = target - conv.total(padded)
+    roots = [np.roots(k[0, 0][::-1]) for k in kernels]
+    gaps = [abs(a - b) for i, one in enumerate(roots) for other in roots[:i] for a in one for b in other]
+    if min(gaps, default=1.0) < 0.02:
+        return
+    change = conv.finite_change(kernels, target)
+    wanted = np.concatenate([error[..., :support], np.zeros((1, 1, 2))], axis=-1)
+    np.testing.assert_allclose(change, wanted, rtol=0, atol=1e-10 * np.abs(error).max())
+
+
 def test_finite_support_follows_the_line_until_two_layers_share_a_root() -> None:
     # (z − a)(z − b) with real roots towards one with complex roots: no real kernels of two entries realise it.
     layers = [np.array([[[-1.0, 1.0]]]), np.array([[[-3.0, 1.0]]])]  # roots 1, 3: w = 3 − 4z + z²
