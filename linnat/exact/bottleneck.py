@@ -188,8 +188,9 @@ def natural_path(net: LinearNetwork, task: Task, times: Any, tolerance: float = 
     Notes
     -----
     One SVD of W̃* for the task, then about 200 (n_L + ρ) r² flops a step. For r = 1 a start for which W̃ reaches 0 is
-    of measure zero: elsewhere singular vectors turn in time. For r > 1 a vanishing σ_r is not looked for; in 300 Gaussian draws with
-    r < min(n_L, ρ) ≤ 4 it stayed above 0.006 ‖W̃*‖, where the square flow breaks for at least half of the starts (X4).
+    of measure zero: elsewhere singular vectors turn in time. For r > 1 a vanishing σ_r is not looked for; in 300
+    Gaussian draws with r < min(n_L, ρ) ≤ 4 it stayed above 0.006 ‖W̃*‖, where the square flow breaks for at least
+    half of the starts (X4).
 
     Examples
     --------
