@@ -102,7 +102,8 @@ def _range(d: Derivation) -> None:
     algebra.nested(pf)
     algebra.nested(qf, increasing=False)
     d.define(
-        "P_i, Q_i project on the ranges of B̃_i and Ã_iᵀ and are nested. Where layers i ≤ j have r(B̃_i) = r = r(W̃) and "
+        "P_i, Q_i project on the ranges of B̃_i and Ã_iᵀ and are nested. Where layers i ≤ j have r(B̃_i) = r = "
+        "r(W̃) and "
         "layers i > j have r(Ã_i) = r, as with a hidden width r at j, these P_i = P_j and Q_i = Q_{j+1} project "
         "on the column and the row space of W̃ = B̃_jÃ_{j+1}, and range J = Σ_i P_i ⊗ Q_i is P_j ⊗ Q_1 + P_L ⊗ Q_{j+1}"
     )
@@ -178,7 +179,8 @@ def _line(d: Derivation) -> None:
     algebra.orthonormal(v, vt)
     k, s, lt = g * v * vt, u * ut * g * v * vt, u * ut * g
     d.prove(
-        "P_Z splits in three, each of which is solved exactly: US moves along W̃*V, S back along UᵀW̃*V, SVᵀ along UᵀW̃*",
+        "P_Z splits in three, each of which is solved exactly: US moves along W̃*V, S back along UᵀW̃*V, SVᵀ along "
+        "UᵀW̃*",
         tangential(u * ut, v * vt, g),
         k - s + lt,
         algebra.reduce,
@@ -210,7 +212,8 @@ def _equilibria(d: Derivation) -> None:
     algebra.rule(g * v, u * s)
     algebra.rule(gt * u, v * st)
     d.prove(
-        "With W̃ = USVᵀ: W̃*V = US, W̃*ᵀU = VSᵀ, so that U spans an invariant subspace of W̃*W̃*ᵀ, V that of W̃*ᵀW̃*, and W̃ "
+        "With W̃ = USVᵀ: W̃*V = US, W̃*ᵀU = VSᵀ, so that U spans an invariant subspace of W̃*W̃*ᵀ, V that of "
+        "W̃*ᵀW̃*, and W̃ "
         "is the part of W̃* on them: for distinct singular values a subset of r",
         g * gt * u,
         u * s * st,
@@ -277,7 +280,13 @@ def _spectrum(d: Derivation) -> None:
         algebra.reduce,
     )
     d.prove("and back", image(other), -other + coupling(a, j) * one, algebra.reduce)
-    d.prove("u_av_bᵀ with both kept only decays", image(ua * vat), -ua * vat, algebra.reduce)
+    d.prove(
+        "u_av_bᵀ with both kept only decays",
+        image(ua * vat),
+        -ua * vat,
+        algebra.reduce,
+        formula=r"u_a v_b^{\top} \mapsto -u_a v_b^{\top}",
+    )
     block, lam = sp.Matrix([[-1, coupling(a, j)], [coupling(a, j), -1]]), sp.Symbol("λ")
     d.prove(
         "Each pair has the eigenvalues −1 ± s_j/s_a; with s_j = 0 (and where u_j or v_j has no partner) both are −1",
@@ -307,7 +316,8 @@ def _autoencoder(d: Derivation) -> None:
     algebra.rule(w, 1)
     goal = c * w * f
     d.prove(
-        "Autoencoder, W* = I, Σ = I, S = FFᵀ: W̃*W̃*ᵀ = S, so that s_a = √λ_a, the best rank r is the projection on the "
+        "Autoencoder, W* = I, Σ = I, S = FFᵀ: W̃*W̃*ᵀ = S, so that s_a = √λ_a, the best rank r is the projection on "
+        "the "
         "r leading eigenvectors (PCA), at rate 1 − √(λ_{r+1}/λ_r). With Σ = S all s_a are 1, and the rate is 0",
         goal * algebra.transpose(goal),
         f * ft,

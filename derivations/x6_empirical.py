@@ -138,6 +138,7 @@ def _kfac(d: Derivation) -> None:
         "diagonal block, so it misses Gᵀ[vec vecᵀ + swap]G and nothing else",
         kron(below, above.T) * kron(cov, spread) * kron(below, above.T).T,
         kron(below * cov * below.T, above.T * spread * above),
+        formula=r"(A^{\top} \otimes B)^{\top} (S \otimes R) (A^{\top} \otimes B) = A S A^{\top} \otimes B^{\top} R B",
     )
 
 

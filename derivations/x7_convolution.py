@@ -93,7 +93,7 @@ def _frequencies(d: Derivation) -> None:
         f = sp.Matrix(size, size, lambda a, b, n=size: sp.exp(-2 * sp.pi * sp.I * a * b / n))
         gram = (f * f.H).applyfunc(lambda x: sp.simplify(sp.expand_complex(x)))
         d.check(
-            f"Waves are orthogonal: FFᴴ = n (n = {size}), so ‖w‖² = ‖ŵ‖²/n for every kernel",
+            f"Waves are orthogonal, their Gram matrix is n times the identity (n = {size}): ‖w‖² = ‖ŵ‖²/n",
             gram == size * sp.eye(size),
         )
     d.define(
