@@ -280,13 +280,7 @@ def _spectrum(d: Derivation) -> None:
         algebra.reduce,
     )
     d.prove("and back", image(other), -other + coupling(a, j) * one, algebra.reduce)
-    d.prove(
-        "u_av_bᵀ with both kept only decays",
-        image(ua * vat),
-        -ua * vat,
-        algebra.reduce,
-        formula=r"u_a v_b^{\top} \mapsto -u_a v_b^{\top}",
-    )
+    d.prove("u_av_bᵀ with both kept only decays", image(ua * vat), -ua * vat, algebra.reduce)
     block, lam = sp.Matrix([[-1, coupling(a, j)], [coupling(a, j), -1]]), sp.Symbol("λ")
     d.prove(
         "Each pair has the eigenvalues −1 ± s_j/s_a; with s_j = 0 (and where u_j or v_j has no partner) both are −1",
