@@ -6,7 +6,8 @@ value decompositions) and of more (LSQR on the null space of J, or one QR of it 
 pseudo-inverse of J, against the width and against the depth, each as far as some seconds go. Every curve is measured
 in a process of its own with one thread, sizes ascending: the least of several times, and by how much the peak of the
 resident memory exceeds what the process held before its first call. Exponents are slopes of the upper half of a curve,
-with standard errors; what is below a mebibyte of memory is not shown.
+with standard errors; what is below a mebibyte of memory is not shown. A step in the curve of the depth is where the
+automatic choice goes over from LSQR to the QR: no power law, and its standard error says so.
 """
 
 from __future__ import annotations
@@ -272,9 +273,9 @@ def draw(data: Data) -> Figure:
     for axis in axes[1]:
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     low, high = axes[0, 0].get_ylim()
-    axes[0, 0].set_ylim(low, 30 * high)
+    axes[0, 0].set_ylim(low, 300 * high)
     low, high = axes[1, 0].get_ylim()
-    axes[1, 0].set_ylim(low / 10, high)
+    axes[1, 0].set_ylim(low / 100, high)
     label_panels(axes)
     figure.suptitle("Time and memory of the natural gradient: structure against a dense matrix")
     return figure
