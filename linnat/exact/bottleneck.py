@@ -32,6 +32,7 @@ from linnat._checks import (
     as_times,
     check_broadcast,
     fail,
+    representable,
 )
 from linnat.exact import low_rank
 from linnat.exact.chains import ranks
@@ -159,6 +160,7 @@ def width(net: LinearNetwork, task: Task, rtol: float | None = None) -> int:
     return top
 
 
+@representable("net, task")
 def natural_path(net: LinearNetwork, task: Task, times: Any, tolerance: float = 1e-9) -> Path:
     """Return the whitened total weight under natural gradient flow through a bottleneck, in factors (X2).
 
@@ -213,6 +215,7 @@ def natural_path(net: LinearNetwork, task: Task, times: Any, tolerance: float = 
     return Path(*(f.astype(network.dtype) for f in fields))
 
 
+@representable("net, task")
 def natural_total(net: LinearNetwork, task: Task, times: Any, tolerance: float = 1e-9) -> Array:
     """Return the total weight under natural gradient flow through a bottleneck (X2).
 
@@ -259,6 +262,7 @@ def natural_total(net: LinearNetwork, task: Task, times: Any, tolerance: float =
     return cast(Array, total.astype(network.dtype))
 
 
+@representable("left, right, goal")
 def low_rank_flow(left: Any, right: Any, goal: Any, times: Any, tolerance: float = 1e-9) -> Path:
     """Return the solution of dW/dt = P_W (G − W) on the matrices of rank r from W(0) = left rightᵀ (X2).
 
@@ -298,6 +302,7 @@ def low_rank_flow(left: Any, right: Any, goal: Any, times: Any, tolerance: float
     return Path(*(f.astype(dtype) for f in path))
 
 
+@representable("left, right, goal")
 def rank_one_flow(left: Any, right: Any, goal: Any, times: Any) -> Path:
     """Return the same for r = 1 in closed form (X2).
 
@@ -335,6 +340,7 @@ def rank_one_flow(left: Any, right: Any, goal: Any, times: Any) -> Path:
     return Path(*(f.astype(dtype) for f in path))
 
 
+@representable("task")
 def target_values(task: Task, biases: bool = False) -> Array:
     """Return the singular values of W̃* = Π^½ W* S^½, padded with zeros to min(n_L, ρ) (X2).
 
@@ -357,6 +363,7 @@ def target_values(task: Task, biases: bool = False) -> Array:
     return np.asarray(np.linalg.svd(_goal(as_task(task), biases), compute_uv=False))
 
 
+@representable("values")
 def rate(values: Any, rank: Any) -> Array:
     """Return 1 − s_{r+1}/s_r, the rate at which the best approximation of rank r is approached (X2).
 
@@ -391,6 +398,7 @@ def rate(values: Any, rank: Any) -> Array:
     return np.asarray(1 - following / ordered[..., r - 1])
 
 
+@representable("values")
 def linearised_eigenvalues(values: Any, subset: Any, shape: tuple[int, int]) -> Array:
     """Return every eigenvalue of the flow, linearised at an equilibrium, with multiplicity (X2).
 
@@ -431,6 +439,7 @@ def linearised_eigenvalues(values: Any, subset: Any, shape: tuple[int, int]) -> 
     return np.asarray(np.sort(np.concatenate([-1 + ratios, -1 - ratios, ones]))[::-1].astype(spectrum.dtype))
 
 
+@representable("values")
 def equilibria(values: Any, rank: Any) -> Equilibria:
     """Return all equilibria of rank r for distinct singular values, by increasing loss (X2).
 

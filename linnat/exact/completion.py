@@ -19,6 +19,7 @@ Population metric: Kerekes, Mészáros and Huszár 2021; what the gauges do is n
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -27,6 +28,7 @@ import scipy.integrate
 from linnat._checks import (
     Array,
     ConditionError,
+    ConvergenceError,
     FlowBreakdownError,
     as_choice,
     as_count,
@@ -35,6 +37,7 @@ from linnat._checks import (
     as_scalar,
     as_times,
     fail,
+    representable,
 )
 from linnat.exact.conditions import is_onto
 from linnat.exact.network import Direction, LinearNetwork
@@ -108,6 +111,7 @@ class GradientPath(NamedTuple):
     evaluations: int
 
 
+@representable("net, target")
 def natural_total(net: LinearNetwork, target: Any, observed: Any, times: Any) -> Array:
     """Return the total weight under the natural flow of the population metric: unobserved entries stay (C9).
 
@@ -151,6 +155,7 @@ def natural_total(net: LinearNetwork, target: Any, observed: Any, times: Any) ->
     return np.asarray(shaped.astype(net.dtype, copy=False))
 
 
+@representable("net, target")
 def natural_flow(
     net: LinearNetwork,
     target: Any,
@@ -160,6 +165,7 @@ def natural_flow(
     gauge: str = "minimum-norm",
     *,
     rtol: float = 1e-6,
+    max_evaluations: int = 20_000,
 ) -> NaturalPath:
     """Integrate the natural flow of the layers (C9).
 
@@ -175,6 +181,8 @@ def natural_flow(
         See `natural_step`.
     rtol : float
         Of the integrator, per step, in the root mean square over all layers of the stack.
+    max_evaluations : int
+        Of the velocity; a few hundred are usual.
 
     Returns
     -------
@@ -186,6 +194,9 @@ def natural_flow(
         Where J_Ω ceases to be onto, so that no step moves all observed entries along their lines.
     ConditionError
         In the population's metric or gauge where (J) fails.
+    ConvergenceError
+        If `max_evaluations` do not suffice, as where the gauge "layerwise" meets a singular W (C3) and integrators
+        step to and fro.
 
     Notes
     -----
@@ -213,7 +224,16 @@ def natural_flow(
         require_onto(problem)
     ends, shares, error = -np.expm1(-moments), _shapes(problem), residual(problem, problem.weights)
 
-    def slope(_: float, vector: Array) -> Array:
+    limit, used, last = as_count(max_evaluations, "max_evaluations"), itertools.count(1), [0.0]
+
+    def slope(z: float, vector: Array) -> Array:
+        last[0] = z
+        if next(used) > limit:
+            raise ConvergenceError(
+                f"The integrator has not passed t = {-np.log1p(-z):.6g} after {limit} evaluations. The flow may meet a "
+                "singular W there (C3): ask for earlier times, or use another gauge.",
+                _split(vector, shares),
+            )
         try:
             return _join(velocity(problem, _split(vector, shares), error, metric, gauge))
         except np.linalg.LinAlgError:
@@ -225,12 +245,13 @@ def natural_flow(
     options = {"method": "DOP853", "t_eval": ends, "rtol": accuracy, "atol": 0.1 * accuracy * _scale(problem)}
     run = scipy.integrate.solve_ivp(slope, (0.0, max(float(ends[-1]), 1e-300)), start, **options)
     if not run.success:
-        _refuse(float(-np.log1p(-run.t[-1])) if run.t.size else 0.0)
+        _refuse(float(-np.log1p(-last[0])))  # steps shrink towards it
     states = [_split(vector, shares) for vector in run.y.T]
     misses = [z * error - (error - residual(problem, state)) for z, state in zip(ends, states, strict=True)]
     return NaturalPath(_path(problem, states, net), _relative(problem, misses, error), int(run.nfev))
 
 
+@representable("net, target")
 def gradient_flow(
     net: LinearNetwork,
     target: Any,
@@ -314,6 +335,7 @@ def gradient_flow(
     return GradientPath(_path(problem, states, net), _relative(problem, left, first), count)
 
 
+@representable("total_weight, target")
 def unobserved_error(total_weight: Any, target: Any, observed: Any) -> Array:
     """Return ‖W − W*‖ / ‖W*‖ on the unobserved entries: the error of generalisation.
 
@@ -346,6 +368,7 @@ def unobserved_error(total_weight: Any, target: Any, observed: Any) -> Array:
     return np.asarray(error / np.where(size > 0, size, 1.0))
 
 
+@representable("matrix")
 def effective_rank(matrix: Any) -> Array:
     """Return exp of the entropy of the normalised singular values (Roy and Vetterli 2007).
 
@@ -370,6 +393,7 @@ def effective_rank(matrix: Any) -> Array:
     return np.asarray(np.where(sums > 0, np.exp(entropy), 0.0))
 
 
+@representable("matrix")
 def schatten(matrix: Any, depth: int) -> Array:
     """Return L Σ s^{2/L}, the least Σ‖W_i‖² of all factorisations of a matrix into L layers.
 
@@ -393,6 +417,7 @@ def schatten(matrix: Any, depth: int) -> Array:
     return np.asarray(count * (values ** (2 / count)).sum(axis=-1))
 
 
+@representable("net")
 def stationarity(net: LinearNetwork, observed: Any) -> Array:
     """Return ‖(I − J_Ω⁺J_Ω)θ‖ / ‖θ‖: how far layers are from stationary Σ‖W_i‖² among those of equal observed entries.
 
@@ -405,7 +430,7 @@ def stationarity(net: LinearNetwork, observed: Any) -> Array:
     Returns
     -------
     array (…)
-        From 0, the rest point of the minimum-norm gauge (statement C9), to 1.
+        From 0, the rest point of the minimum-norm gauge (statement C9), to 1; 0 where all layers are 0.
 
     Raises
     ------
@@ -430,8 +455,8 @@ def stationarity(net: LinearNetwork, observed: Any) -> Array:
         ) from None
     shortest = pull(problem, problem.weights, [multipliers] * net.depth)
     rest = sum(((w - v) ** 2).sum(axis=(-1, -2)) for w, v in zip(problem.weights, shortest, strict=True))
-    size = sum((w**2).sum(axis=(-1, -2)) for w in problem.weights)
-    return np.asarray(np.sqrt(np.asarray(rest) / np.asarray(size))).reshape(problem.batch)
+    size = np.asarray(sum((w**2).sum(axis=(-1, -2)) for w in problem.weights))
+    return np.asarray(np.sqrt(np.asarray(rest) / np.where(size > 0, size, 1.0))).reshape(problem.batch)
 
 
 def _times(value: Any) -> Array:

@@ -35,6 +35,7 @@ from linnat._checks import (
     as_times,
     check_broadcast,
     fail,
+    representable,
 )
 from linnat.exact.conditions import is_onto
 from linnat.exact.network import LinearNetwork, as_direction, as_network
@@ -52,6 +53,7 @@ __all__ = [
 ]
 
 
+@representable("net, changes")
 def change_coordinates(net: LinearNetwork, changes: Sequence[Any]) -> LinearNetwork:
     """Return the same function in other hidden coordinates, W_i → C_i W_i C_{i−1}⁻¹ (C_0 = C_L = I).
 
@@ -93,6 +95,7 @@ def change_coordinates(net: LinearNetwork, changes: Sequence[Any]) -> LinearNetw
     return LinearNetwork(weights)
 
 
+@representable("net, direction")
 def second_order(net: LinearNetwork, direction: Sequence[Any]) -> Array:
     """Return D(v) = Σ_{i<j} B_j v_j (W_{j−1}⋯W_{i+1}) v_i A_i: the coefficient of η² in the total weight of θ + ηv.
 
@@ -126,6 +129,7 @@ def second_order(net: LinearNetwork, direction: Sequence[Any]) -> Array:
     return np.asarray(bent)
 
 
+@representable("net, direction, curvature")
 def coordinate_deviation(net: LinearNetwork, direction: Sequence[Any], curvature: Sequence[Any]) -> Array:
     """Return ½ Σ_i B_i (h''/h'² ∘ v_i ∘ v_i) A_i: what θ = h(ξ) adds to the coefficient of η².
 
@@ -157,6 +161,7 @@ def coordinate_deviation(net: LinearNetwork, direction: Sequence[Any], curvature
     return np.asarray(bent)
 
 
+@representable("start, teacher")
 def depth_deviation(start: Any, teacher: Any, depth: int, other: int = 1) -> Array:
     """Return ½ (1/other − 1/depth) E W⁻¹ E: by how much one step parts networks of two depths, over η².
 
@@ -178,9 +183,11 @@ def depth_deviation(start: Any, teacher: Any, depth: int, other: int = 1) -> Arr
     array([[2.]])
     """
     weight, error = _square_pair(start, teacher)
-    return np.asarray(_coefficient(depth, other) * error @ _left_solve(weight, error))
+    deviation = _coefficient(depth, other) * error @ _left_solve(weight, error)
+    return np.asarray(deviation.astype(_dtype(start, teacher), copy=False))
 
 
+@representable("start, teacher")
 def depth_drift(start: Any, teacher: Any, times: Any, depth: int, other: int = 1) -> Array:
     """Return ½ (1/other − 1/depth) E(t) log(W(0)⁻¹W(t)): by how much steps of η have parted two depths, over η.
 
@@ -227,9 +234,11 @@ def depth_drift(start: Any, teacher: Any, times: Any, depth: int, other: int = 1
         message = f"times: the flow meets a singular W at t = {time:.6g} (C3). Ask for earlier times."
         raise FlowBreakdownError(message, time)
     logs = np.stack([np.real(logm(g)) for g in along.reshape(-1, size, size)]).reshape(*batch, -1, size, size)
-    return np.asarray(factor * np.exp(-moments)[:, None, None] * (error[..., None, :, :] @ logs))
+    drift = factor * np.exp(-moments)[:, None, None] * (error[..., None, :, :] @ logs)
+    return np.asarray(drift.astype(_dtype(start, teacher), copy=False))
 
 
+@representable("net, task")
 def damping_deviation(net: LinearNetwork, task: Task) -> Array:
     """Return X = (JJᵀ)⁻¹ applied to the error: damping λ turns dW = E into E − λX + O(λ²).
 
@@ -289,6 +298,7 @@ def damping_deviation(net: LinearNetwork, task: Task) -> Array:
     return np.asarray(_solve_right(noise @ matrix, factor, "task")).astype(network.dtype, copy=False)
 
 
+@representable("start, task")
 def minibatch_deviation(start: Any, task: Task, batch: int, depth: int, other: int = 1) -> Array:
     """Return the mean of `depth_deviation` over minibatches, with the metric of the population.
 
@@ -335,11 +345,18 @@ def minibatch_deviation(start: Any, task: Task, batch: int, depth: int, other: i
         _solve_right(spread, np.swapaxes(weight, -1, -2), "start"), problem.input_cov, "task"
     )
     trace = np.trace(ratio, axis1=-2, axis2=-1)[..., None, None]
-    return np.asarray(_coefficient(depth, other) * (error @ ratio + (noisy + trace * error) / size))
+    deviation = _coefficient(depth, other) * (error @ ratio + (noisy + trace * error) / size)
+    return np.asarray(deviation.astype(_dtype(start), copy=False))
 
 
 def _coefficient(depth: int, other: int) -> float:
     return 0.5 * (1 / as_count(other, "other") - 1 / as_count(depth, "depth"))
+
+
+def _dtype(*values: Any) -> np.dtype[Any]:
+    """Return float32 where all arguments are, float64 otherwise."""
+    single = all(np.asarray(value).dtype == np.float32 for value in values)
+    return np.dtype(np.float32 if single else np.float64)
 
 
 def _plain(net: LinearNetwork) -> LinearNetwork:

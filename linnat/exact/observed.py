@@ -15,7 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import lapack
 
-from linnat._checks import Array, ConditionError, as_choice, as_matrix, as_scalar, check_broadcast, fail
+from linnat._checks import (
+    Array,
+    ConditionError,
+    as_choice,
+    as_matrix,
+    as_scalar,
+    check_broadcast,
+    fail,
+    representable,
+)
 from linnat.exact.conditions import is_onto
 from linnat.exact.natural import natural_gradient
 from linnat.exact.network import Direction, LinearNetwork, as_network
@@ -88,6 +97,7 @@ def make_problem(net: LinearNetwork, target: Any, observed: Any) -> Problem:
     )
 
 
+@representable("net, target")
 def natural_step(
     net: LinearNetwork,
     target: Any,

@@ -23,6 +23,7 @@ import numpy as np
 from linnat._checks import (
     Array,
     ConditionError,
+    ConvergenceError,
     RankWarning,
     as_count,
     as_float_array,
@@ -41,6 +42,7 @@ from linnat.exact.programs import (
 )
 
 CUT = 1e-8  # below it a slack may be zero
+UNRESOLVED = -20.0  # logarithms of multipliers so far below the largest are lost in the sums of G_0
 DOUBT = 10.0  # within this factor above the cut-off the active set is undetermined
 ROUNDING = (
     1e-4  # what was taken for zero but is not below this share of the cut-off leaves it undetermined, too
@@ -211,7 +213,8 @@ def limit_program(x: Any, labels: Any, initial: Any = None, rtol: float | None =
     Raises
     ------
     ConditionError
-        Where no hyperplane through the origin separates the data strictly.
+        Where no hyperplane through the origin separates the data strictly; for starts so far on the wrong side of some
+        samples that the others are lost in G_0.
 
     Warns
     -----
@@ -531,10 +534,20 @@ def _line(rows: _Rows, cut: float) -> Centroid:
     shift = float(rows.log_start.max())
     cost = rows.white.T @ np.exp(rows.log_start - shift)
     size = float(np.linalg.norm(cost))
-    face = optimal_face(rows.white, np.ones(samples), cost / size, cut) if size > 0 else None
-    if face is None:
+    try:
+        face = optimal_face(rows.white, np.ones(samples), cost / size, cut) if size > 0 else None
+        line = None if face is None else centroid(rows.white, cost / size, face, cut)
+    except ConvergenceError as error:
+        least = float((rows.log_start - shift).min())
+        if least > UNRESOLVED:
+            raise
+        raise ConditionError(
+            "initial: expected errors σ(−m_n(0)) of sizes that float64 resolves beside each other, found ratios down "
+            f"to e^{least:.4g}: G_0 then lies on the edge of its cone ({error}). Start nearer to 0, or follow "
+            "geodesics.predictor, which keeps logarithms."
+        ) from None
+    if line is None:
         raise _inseparable()
-    line = centroid(rows.white, cost / size, face, cut)
     # exp(−R d) are the multipliers of the scaled cost: those of G_0 are larger by size · e^shift.
     return line._replace(offset=line.offset - (shift + np.log(size)) * line.point)
 
