@@ -27,7 +27,9 @@ def test_with_gaussian_targets_it_is_the_square_loss() -> None:
     points, model, family = sample.of_data(x, y, cov), exponential.network_model(net, x), Gaussian(cov)
     theta = parameters(net)
     root = exponential.fisher_root(model, theta, family)
-    tolerances.assert_close(root.T @ root, square.gauss_newton(net, points), tolerances.backward(np.float64, 12))
+    tolerances.assert_close(
+        root.T @ root, square.gauss_newton(net, points), tolerances.backward(np.float64, 12)
+    )
     gradient = np.concatenate([g.ravel(order="F") for g in square.gradient(net, points)])
     tolerances.assert_close(exponential.gradient(model, theta, y, family), gradient, 1e-13)
     wanted = dense_natural.natural_gradient(net, points, "minimum-norm")
