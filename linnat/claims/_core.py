@@ -24,7 +24,7 @@ ORDER = (
     *("G1", "F1", "F2", "N1", "N2", "N3", "N4", "N5", "N6", "N7", "N8", "S1", "X1", "X9", "X10"),
     *("C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C9", "C10", "X2", "X3", "X4", "X6", "X7", "X8"),
     *("D1", "D2", "D3", "X5"),
-    *("O0", "O1", "O2", "O3", "O4"),
+    *("O0", "O1", "O2", "O3", "O4", "O5"),
 )
 
 Verdict = Literal["holds", "fails", "undecided", "not applicable", "skipped", "caught", "missed"]
