@@ -59,7 +59,8 @@ CLAIMS = (
         "O5",
         "Metric without targets, search in a plane",
         "the metric needs no targets; natural conjugate gradients search the plane of direction and last step",
-        r"(F_{x'} + \lambda I)\,u = \nabla\ell_{x,y},\quad \theta^+ = \theta + \arg\min_{s \in \mathrm{span}(u, d)} \ell",
+        r"(F_{x'} + \lambda I)\,u = \nabla\ell_{x,y},\quad "
+        r"\theta^+ = \theta + \arg\min_{s \in \mathrm{span}(u, d)} \ell(\theta + s)",
         "Pascanu and Bengio (2014)",
         "solved and searched to the end; truncated solutions lie elsewhere",
         "nonlinear.optimisers.NaturalConjugateGradient",
