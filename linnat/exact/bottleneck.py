@@ -185,7 +185,7 @@ def natural_path(net: LinearNetwork, task: Task, times: Any, tolerance: float = 
     FlowBreakdownError
         For r = 1 where W̃(0) is orthogonal to everything that grows, so that it shrinks to zero in finite time.
     ConvergenceError
-        After 100,000 steps.
+        After 100,000 steps; for r = 1 beyond t of about 200,000.
 
     Notes
     -----
@@ -320,11 +320,13 @@ def rank_one_flow(left: Any, right: Any, goal: Any, times: Any) -> Path:
     ------
     FlowBreakdownError
         At and after the time at which W reaches zero, if it does.
+    ConvergenceError
+        Beyond t of about 200,000.
 
     Notes
     -----
     With K = [[0, G], [Gᵀ, 0]], (u, v) ∝ e^{Kτ}(u_0, v_0), W = e^{-t} σ(τ) u vᵀ, σ(τ) = σ_0 ‖e^{Kτ}(u_0, v_0)‖/√2, and
-    e^t − 1 = ∫_0^τ σ, which is inverted in logarithms for any t.
+    e^t − 1 = ∫_0^τ σ, which is inverted in logarithms. One panel of quadrature for each unit of time.
 
     Examples
     --------
@@ -428,6 +430,8 @@ def linearised_eigenvalues(values: Any, subset: Any, shape: tuple[int, int]) -> 
     if (spectrum < 0).any():
         fail("values", "singular values ≥ 0", float(spectrum.min()))
     kept = _as_subset(subset, len(spectrum))
+    if not isinstance(shape, (tuple, list)) or len(shape) != 2:
+        fail("shape", "two sizes, (n_L, ρ)", repr(shape))
     rows, columns = (as_count(n, "shape") for n in shape)
     if min(rows, columns) != len(spectrum):
         fail("shape", f"two sizes, the smaller {len(spectrum)}, as many as values", (rows, columns))

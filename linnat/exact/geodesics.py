@@ -190,7 +190,7 @@ def predictor(
     InputError
         For shapes that do not fit, targets outside of the family, bad times.
     ConvergenceError
-        If Newton's method does not end; carries its last state.
+        If Newton's method does not end, or ends where rounding leaves predictors undetermined; carries its last state.
 
     Notes
     -----
@@ -199,7 +199,9 @@ def predictor(
     w(0) + (1 − e^{−t}) X⁺(y − X w(0)) whatever their covariance. Errors of predictors are of the size
     eps (1 + ‖x‖‖w‖): scores are logarithms, so that margins of order t are as good at t = 1e4 as at t = 1.
     O(N d²) flops for each of some 100 Newton steps, C³ times that for classes; a start that is wrong by a margin of
-    |m| takes another |m|/log 2 steps.
+    |m| takes another |m|/log 2 steps. On separable data with a degenerate program, mostly where u* is not unique
+    (`separable.limit_program`), w(t) along the face rests on probabilities far below the others; some such problems
+    with small whole numbers, about one in thirty, end with a ConvergenceError beyond t of some hundreds.
 
     Examples
     --------

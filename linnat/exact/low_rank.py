@@ -21,6 +21,7 @@ WEIGHT = 1 / (4 - 4 ** (1 / 3))
 WEIGHTS = (WEIGHT, WEIGHT, 1 - 4 * WEIGHT, WEIGHT, WEIGHT)
 LONGEST = 2.0  # of a step in t
 MAX_STEPS = 100_000
+MAX_PANELS = 200_000
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(20)
 
 
@@ -251,8 +252,11 @@ def _invert(growth: Growth, wanted: Array, panel: float) -> Array:
         logs = _panel_logs(growth, more)
         edges = np.concatenate([edges, more[1:]])
         sums = np.concatenate([sums, np.logaddexp.accumulate(np.concatenate([sums[-1:], logs]))[1:]])
-        if len(edges) > 10_000_000:
-            raise ConvergenceError("times: e^t − 1 = ∫σ was not reached after 1e7 panels.", edges[-1])
+        if len(edges) > MAX_PANELS:
+            raise ConvergenceError(
+                f"times: e^t − 1 = ∫σ was not reached after {MAX_PANELS} panels; ask for earlier times.",
+                edges[-1],
+            )
     place = np.searchsorted(sums, wanted, side="left").clip(1) - 1
     low, base = edges[place], sums[place]
     scale = wanted + np.log(

@@ -88,6 +88,7 @@ class Schedule(NamedTuple):
     losses: Array
 
 
+@representable("n_inputs, n_outputs")
 def law(
     batch: Any,
     n_inputs: Any,
@@ -346,7 +347,10 @@ def best_constant_step(steps: Any, initial: Any, rule: Law) -> Schedule:
         left = np.exp(count * np.log1p(-min(gap, 1.0))) if gap < 1 else 0.0
         return float(left * start + found.noise * eta**2 * (1 - left) / gap)
 
-    grid = np.log(top) + np.log(np.geomspace(1e-3 / count, 1.0, 400))
+    # For small starts the best step is the greedy one, elsewhere of the order 1/K.
+    greedy = found.first * start / (found.second * start + found.noise) / top
+    least = max(min(1e-3 / count, 0.1 * greedy), np.finfo(np.float64).tiny)
+    grid = np.log(top) + np.log(np.geomspace(least, 1.0, 400))
     place = int(np.argmin([after(x) for x in grid]))
     low, high = grid[max(place - 1, 0)], grid[min(place + 1, 399)]
     inner = minimize_scalar(after, bounds=(low, high), method="bounded", options={"xatol": 1e-10}).x

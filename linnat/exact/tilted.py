@@ -27,6 +27,7 @@ RANK_RTOL = 1e-10
 CLIP = 690.0  # exponents: far beyond what a damped step resolves, within the type
 LEAST_STEP = 1e-290
 MAX_NEWTON = 200
+UNKNOWN = 1e-3  # error of a predictor by rounding; a minimum that is known no better is not one
 MAX_STEPS = 20_000
 
 
@@ -220,6 +221,13 @@ def _newton(loss: Loss, state: Array, time: float, tolerance: float, most: float
         rounding = 64 * np.finfo(float).eps * size * max(1.0, terms)
         # Newton's corrections shrink quadratically until they are rounding errors, which do not shrink.
         if change <= max(tolerance, rounding) or (change <= 1e3 * rounding and change >= 0.5 * last):
+            if tolerance == 0 and rounding > UNKNOWN:
+                raise ConvergenceError(
+                    f"Newton's method at time {time:.6g}: rounding leaves predictors undetermined by {rounding:.2g}. "
+                    "Where a face of directions is optimal (separable.limit_program: not unique) a part of w rests on "
+                    "numbers far below the others; ask for earlier times.",
+                    state + correction,
+                )
             return state + correction, first
         damping = np.log1p(change) / change
         state, last = state + damping * correction, change
