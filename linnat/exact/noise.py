@@ -46,6 +46,7 @@ class Parts(NamedTuple):
     cross: float = 0.0
 
 
+@representable("net, task")
 def signal(net: LinearNetwork, task: Task) -> Array:
     """Return a = ‖Π^½(W* − W(0))S^½‖², twice the excess loss of the start (X8).
 
@@ -68,6 +69,7 @@ def signal(net: LinearNetwork, task: Task) -> Array:
     return np.asarray(2 * excess_loss(net, task))
 
 
+@representable("noise_trace", inf=True)
 def variance(
     n_samples: Any, n_inputs: Any, n_outputs: Any, *, biases: bool = False, noise_trace: Any = None
 ) -> float:
@@ -115,6 +117,7 @@ def variance(
     return n * trace / rest
 
 
+@representable("signal, noise_trace", inf=True)
 def parts(
     signal: Any,
     n_samples: Any,
@@ -237,6 +240,7 @@ def risk(times: Any, parts: Parts) -> Array:
     return np.asarray(found.fixed + 2 * left * found.cross + left**2 * found.signal + noise)
 
 
+@representable("parts", inf=True)
 def stopping_time(parts: Parts) -> float:
     """Return when the risk is least, t* = log(1 + a/b) (X8).
 
@@ -263,6 +267,7 @@ def stopping_time(parts: Parts) -> float:
     return float(np.log1p((found.signal + found.cross) / gap)) if gap > 0 else float("inf")
 
 
+@representable("parts", inf=True)
 def stopped_risk(parts: Parts) -> float:
     """Return the least risk, ab/(a + b) (X8).
 
@@ -286,6 +291,7 @@ def stopped_risk(parts: Parts) -> float:
     return float(risk(time, found)[0])
 
 
+@representable("net, task")
 def signal_estimate(net: LinearNetwork, task: Task) -> float:
     """Return an unbiased estimate of a from the data alone, ‖Π^½(W_OLS − W(0))Ŝ^½‖² − mρ/N (X8).
 

@@ -424,3 +424,22 @@ def test_bad_input() -> None:
     ):
         with pytest.raises(ln.InputError, match=f"^{name}"):
             call()
+
+
+def test_the_ends_of_the_range() -> None:
+    net, task = ln.LinearNetwork([np.ones((1, 3)), np.ones((3, 1))]), ln.Task(np.diag([3.0, 2.0, 1.0]))
+    large, side = ln.LinearNetwork([1e200 * w for w in net.weights]), 1e200 * np.ones((2, 1))
+    for call in (
+        lambda: ln.bottleneck.natural_path(large, task, 1.0),
+        lambda: ln.bottleneck.natural_total(large, task, 1.0),
+        lambda: ln.bottleneck.low_rank_flow(side, side, np.eye(2), 1.0),
+        lambda: ln.bottleneck.rank_one_flow(side, side, np.eye(2), 1.0),
+        lambda: ln.bottleneck.equilibria([1e200, 1.0], 1),
+        lambda: ln.bottleneck.linearised_eigenvalues([2.0, 1e-310], [1], (2, 2)),
+    ):
+        with pytest.raises(ln.RangeError):
+            call()
+    with pytest.raises(ln.ConvergenceError, match="^times: .* after 200000 panels"):
+        ln.bottleneck.natural_path(net, task, 1e300)
+    with pytest.raises(ln.InputError, match="^shape: expected two sizes"):
+        ln.bottleneck.linearised_eigenvalues([2.0, 1.0], [0], 5)  # type: ignore[arg-type]

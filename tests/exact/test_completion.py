@@ -414,3 +414,35 @@ def test_bad_input() -> None:
         ln.completion.schatten(target, 0)
     with pytest.raises(ln.InputError, match="^net"):
         ln.completion.stationarity([np.eye(2)], observed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("times", [[np.inf], [0.1, np.inf]])
+def test_a_flow_that_meets_a_singular_matrix_ends_with_its_time(times: list[float]) -> None:
+    # Two layers from W = 1 to W* = −1: zero is met at log 2 (C3), whatever times are asked for.
+    net = ln.LinearNetwork([[[1.0]], [[1.0]]])
+    with pytest.raises(ln.ConvergenceError, match="has not passed t = 0.693147 after 2000 evaluations"):
+        ln.completion.natural_flow(net, [[-1.0]], [[True]], times, max_evaluations=2000)
+    square, target = ln.LinearNetwork([1e-2 * np.eye(2)] * 2), np.array([[2.0, 4.0], [1.0, 2.0]])
+    observed = np.array([[True, True], [True, False]])
+    with pytest.raises(ln.ConvergenceError, match="singular W"):
+        ln.completion.natural_flow(
+            square, target, observed, times, "population", "layerwise", max_evaluations=500
+        )
+
+
+def test_the_ends_of_the_range() -> None:
+    net, target, observed = draw(1, (2, 3, 2))
+    large = ln.LinearNetwork([1e200 * w for w in net.weights])
+    for call in (
+        lambda: ln.completion.natural_step(large, target, observed),
+        lambda: ln.completion.natural_total(large, target, observed, 1.0),
+        lambda: ln.completion.natural_flow(large, target, observed, 1.0),
+        lambda: ln.completion.gradient_flow(large, target, observed, 1.0),
+        lambda: ln.completion.stationarity(large, observed),
+        lambda: ln.completion.unobserved_error(1e200 * target, target, observed),
+        lambda: ln.completion.schatten(1e308 * np.eye(2), 1),
+    ):
+        with pytest.raises(ln.RangeError):
+            call()
+    zero = ln.LinearNetwork([np.zeros((2, 2))])
+    assert ln.completion.stationarity(zero, observed) == 0

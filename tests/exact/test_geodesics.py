@@ -350,3 +350,33 @@ def test_bad_input_of_the_closed_forms() -> None:
         ln.geodesics.class_probabilities(1.0, [0.5, 0.5], 2)
     with pytest.raises(ln.InputError, match="^labels"):
         ln.geodesics.class_probabilities(1.0, [[0.5, 0.5]] * 2, [0, 1, 1])
+
+
+def test_a_face_that_rounding_does_not_resolve_is_refused() -> None:
+    x = [[2.0, -1.0, -1.0, 1.0], [0.0, -1.0, -2.0, 2.0], [2.0, -2.0, 1.0, 0.0], [-2.0, -2.0, -1.0, 2.0]]
+    with pytest.raises(ln.ConvergenceError, match="rounding leaves predictors undetermined") as raised:
+        ln.geodesics.predictor(1e4, x, [0.0, 1.0, 0.0, 1.0])
+    assert raised.value.estimate is not None
+
+
+@pytest.mark.slow
+def test_a_face_of_directions_ends_right_or_says_so() -> None:
+    """Small whole numbers, many of whose programs have faces of solutions: t u* + offset at t = 1e4, or an error."""
+    rng, right, refused = np.random.default_rng(0), 0, 0
+    for _ in range(150):
+        d = int(rng.integers(2, 5))
+        x = rng.integers(-2, 3, (int(rng.integers(d, 3 * d + 1)), d)).astype(float)
+        teacher = rng.integers(-2, 3, d)
+        x = x[x @ teacher != 0]
+        if not len(x):
+            continue
+        labels = np.where(x @ teacher > 0, 1, -1)
+        program = ln.separable.limit_program(x, labels)
+        try:
+            found = ln.geodesics.predictor(1e4, x, (labels + 1) / 2)[0]
+        except ln.ConvergenceError:
+            refused += 1
+            continue
+        np.testing.assert_allclose(found, 1e4 * program.direction + program.offset, atol=1e-2)
+        right += 1
+    assert right > 15 * refused > 0

@@ -318,3 +318,26 @@ def test_bad_input() -> None:
         api.damping_deviation(net, flat)
     with pytest.raises(ln.ConditionError, match="^task: expected S > 0"):
         api.minibatch_deviation(np.eye(2), flat, 2, 2)
+
+
+def test_the_ends_of_the_range() -> None:
+    api, net = ln.invariance, ln.LinearNetwork([1e200 * np.eye(2)] * 2)
+    for call in (
+        lambda: api.change_coordinates(net, [1e200 * np.eye(2)]),
+        lambda: api.second_order(net, net.weights),
+        lambda: api.coordinate_deviation(net, net.weights, net.weights),
+        lambda: api.depth_deviation(1e-300 * np.eye(2), 1e10 * np.eye(2), 2),
+        lambda: api.depth_drift(1e-300 * np.eye(2), 1e10 * np.eye(2), 1.0, 2),
+        lambda: api.damping_deviation(net, ln.Task(np.eye(2))),
+        lambda: api.minibatch_deviation(1e-200 * np.eye(2), ln.Task(1e200 * np.eye(2)), 3, 2),
+    ):
+        with pytest.raises(ln.RangeError):
+            call()
+
+
+def test_single_precision_is_kept_by_pairs_of_matrices() -> None:
+    start, goal = np.eye(2, dtype=np.float32), 2 * np.eye(2, dtype=np.float32)
+    assert ln.invariance.depth_deviation(start, goal, 2).dtype == np.float32
+    assert ln.invariance.depth_drift(start, goal, 0.5, 2).dtype == np.float32
+    assert ln.invariance.minibatch_deviation(start, ln.Task(goal), 3, 2).dtype == np.float32
+    assert ln.invariance.depth_deviation(start, goal.astype(float), 2).dtype == np.float64

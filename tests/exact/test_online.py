@@ -496,3 +496,22 @@ def test_bad_input(message: str, call: Callable[[], Any]) -> None:
     with pytest.raises(ln.InputError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [1, 10, 1000])
+@pytest.mark.parametrize("start", [1e-300, 1e-12, 1e-6, 1e-3, 1.0, 1e3])
+def test_the_best_constant_step_from_starts_of_any_size(count: int, start: float) -> None:
+    rule = online.law(4, 3, 2)
+    best = online.best_constant_step(count, start, rule)
+    etas = np.geomspace(1e-8 * min(1.0, start), online.fastest_step(rule), 2001)
+    losses = np.full(len(etas), start)
+    for _ in range(count):
+        losses = (1 - 2 * etas + rule.second * etas**2) * losses + rule.noise * etas**2
+    rounding = tolerances.product(np.float64, count + 1)
+    assert best.losses[-1] <= losses.min() * (1 + rounding)
+    assert best.losses[-1] >= online.greedy_schedule(count, start, rule).losses[-1] * (1 - rounding)
+
+
+def test_a_law_out_of_range_says_so() -> None:
+    with pytest.raises(ln.RangeError, match="in law"):
+        online.law(1, 10**200, 10**200)

@@ -651,3 +651,14 @@ def test_the_kernels_say_what_they_cannot_solve() -> None:
         programs.minimise_exponentials(np.array([[1.0]]), np.array([-1.0]), np.zeros(1))
     assert programs.least_distance(np.array([[1.0], [-1.0]]), np.ones(2)) is None
     assert programs.optimal_face(np.array([[1.0], [-1.0]]), np.ones(2), np.ones(1), 1e-8) is None
+
+
+def test_a_start_beyond_what_the_sums_resolve_is_refused() -> None:
+    x, labels = [[1.0, 0.0], [2.0, 1.0], [-2.0, 3.0]], [1, 1, -1]
+    near = separable.limit_program(x, labels, [10.0, 10.0])
+    np.testing.assert_allclose(near.direction, [1.0, 1 / 3], rtol=1e-9)
+    with pytest.raises(ln.ConditionError, match=r"^initial: expected errors .* found ratios down to e\^-90"):
+        separable.limit_program(x, labels, [30.0, 30.0])
+    # The path itself exists, and its direction is the one that near starts have.
+    path = ln.geodesics.predictor(1e6, x, [1.0, 1.0, 0.0], [30.0, 30.0])[0]
+    np.testing.assert_allclose(path / 1e6, [1.0, 1 / 3], atol=1e-4)
