@@ -8,8 +8,8 @@ Public names, in the order in which data flows:
   `hessian_operator`, `fisher_eigenvalues`, `fisher_logdet`, `balanced_spectrum`;
 * natural gradient: `natural_gradient`, `solve_minimum_norm`, `solve_damped`, `factored_damping_error`,
   `factored_damping_series`, `mask_coefficients`, `ranks`, `rank_report`, `is_onto`, `has_full_ranks`, `error_estimate`;
-* over time: the modules `bottleneck`, `completion`, `convolution`, `flow`, `geodesics`, `invariance`,
-  `modes`, `descent`, `online`, `noise`, `separable`; `imbalance_bound`, `distance_bound`;
+* over time: the modules `bottleneck`, `completion`, `convolution`, `empirical`, `flow`, `geodesics`,
+  `invariance`, `modes`, `descent`, `online`, `noise`, `separable`; `imbalance_bound`, `distance_bound`;
 * in practice: multilayer networks and their curvature matrices, `nonlinear`;
 * oracles by definition: `dense`; statements and their checks: `claims`, `verify`.
 """
