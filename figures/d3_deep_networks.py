@@ -148,7 +148,7 @@ def draw(data: Data) -> Figure:
     gap.axhline(0, color=GREY, lw=0.6)
     gap.set(xlabel=r"time $t=k\eta$", ylabel=r"(mean loss $-$ law) $/\,\eta$")
     gap.set_title("deviation from one layer, $L=2$")
-    gap.legend(loc="best", fontsize=7)
+    gap.legend(loc="lower right", fontsize=6.5, borderaxespad=0.1, labelspacing=0.25)
     order.set(xlabel=r"step size $\eta$", ylabel="|mean loss − law| at $t=1$")
     order.set_title("it is of first order")
     order.set_xticks(data["etas"], [f"1/{round(1 / eta)}" for eta in data["etas"]])

@@ -178,7 +178,7 @@ def draw(data: Data) -> Figure:
         lengths, np.maximum(np.median(data["residuals"], axis=0), 1e-17), "o-", color=BLACK, mfc="white"
     )
     axes[2].set(
-        xlabel=r"entries $m$ of the kernels, $n=8$",
+        xlabel=r"entries $m$ of 8 in a kernel",
         ylabel=r"$\|Fu-\nabla\ell\|/\|\nabla\ell\|$",
         xticks=lengths,
     )

@@ -341,7 +341,6 @@ def test_the_published_kind_of_table(
         ranks = ln.completion.effective_rank(total)
         # Means of three draws out of this distribution: between the extremes of means over ten such triples.
         triples, counts = errors.reshape(10, 3).mean(axis=1), ranks.reshape(10, 3).mean(axis=1)
-        print(depth, np.percentile(errors, (0, 25, 50, 75, 100)).round(4), triples.round(3), counts.round(2))
         assert triples.min() <= error <= triples.max()
         assert counts.min() - 0.2 <= rank <= counts.max() + 0.2
     assert np.abs(ln.completion.unobserved_error(frozen, target, observed) - 1).max() < 1e-2
