@@ -46,7 +46,7 @@ NAMES = (
     "gradient flow",
     "natural, observed, minimum norm",
     "natural, observed, layerwise",
-    "natural, population",
+    "natural, population (metric or gauge)",
 )
 STOP = 0.01
 
@@ -175,11 +175,12 @@ def draw(data: Data) -> Figure:
         flat[i].invert_xaxis()
     flat[0].set_ylabel("unobserved error")
     for k, (_, colour, dash, marker) in enumerate(looks):
-        middle = np.median(data["ranks"][k, :, -1], axis=-1)
+        low, middle, high = np.percentile(data["ranks"][k, :, -1], (25, 50, 75), axis=-1)
+        flat[3].fill_between(data["depths"], low, high, color=colour, alpha=0.2, lw=0)
         flat[3].plot(data["depths"], middle, color=colour, ls=dash, marker=marker, ms=3.5)
     flat[3].axhline(np.median(data["true_ranks"]), color=GREY, lw=0.8)
     flat[3].annotate("$W^*$", (1, np.median(data["true_ranks"])), xytext=(0, -9), textcoords="offset points")
-    flat[3].set(xlabel="depth $L$", ylabel="effective rank", xticks=data["depths"], ylim=(1.2, 7.2))
+    flat[3].set(xlabel="depth $L$", ylabel="effective rank", xticks=data["depths"], ylim=(1.2, 7.6))
     flat[3].set_title(f"rank, $s=10^{{{round(np.log10(data['scales'][-1]))}}}$")
     for i, depth in enumerate(DEPTHS[1:]):
         colour, dash = SERIES[i], DASHES[i]
@@ -204,15 +205,17 @@ def draw(data: Data) -> Figure:
 
 
 def table(data: Data) -> str:
-    """Return medians [quartiles] of error and effective rank as text."""
+    """Return medians and quartiles of error and effective rank as text."""
     lines = [
-        f"true effective rank {np.median(data['true_ranks']):.2f}; error: median [quartiles], effective rank"
+        f"true effective rank {np.median(data['true_ranks']):.2f}; error and effective rank: median [quartiles]"
     ]
     for i, depth in enumerate(data["depths"]):
         for j, scale in enumerate(data["scales"]):
             for k, name in enumerate(NAMES):
                 low, middle, high = np.percentile(data["errors"][k, i, j], (25, 50, 75))
-                rank = np.median(data["ranks"][k, i, j])
-                head = f"L={depth} s={scale:.0e} {name:32s}"
-                lines.append(f"{head} {middle:7.4f} [{low:.4f}, {high:.4f}] {rank:5.2f}")
+                least, rank, most = np.percentile(data["ranks"][k, i, j], (25, 50, 75))
+                head = f"L={depth} s={scale:.0e} {name:37s}"
+                lines.append(
+                    f"{head} {middle:7.4f} [{low:.4f}, {high:.4f}] {rank:5.2f} [{least:.2f}, {most:.2f}]"
+                )
     return "\n".join(lines)
