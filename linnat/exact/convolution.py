@@ -28,6 +28,7 @@ from linnat._checks import (
     as_times,
     check_broadcast,
     fail,
+    representable,
 )
 from linnat.exact import descent, flow, natural
 from linnat.exact.network import LinearNetwork
@@ -69,6 +70,7 @@ class _Blocks(NamedTuple):
     batch: tuple[int, ...]
 
 
+@representable("kernels")
 def total(kernels: Sequence[Any]) -> Array:
     """Return the total kernel, the circular convolution of all layers.
 
@@ -89,6 +91,7 @@ def total(kernels: Sequence[Any]) -> Array:
     return _inverse(_product([_transform(w) for w in layers]), layers[0].shape[-1])
 
 
+@representable("kernels, target")
 def excess_loss(kernels: Sequence[Any], target: Any) -> Array:
     """Return the excess loss n/2 ‖w* − w‖².
 
@@ -112,6 +115,7 @@ def excess_loss(kernels: Sequence[Any], target: Any) -> Array:
     return cast(Array, 0.5 * gap.shape[-1] * (gap**2).sum(axis=(-1, -2, -3)))
 
 
+@representable("kernels, target")
 def natural_gradient(kernels: Sequence[Any], target: Any, gauge: str = "layerwise") -> Kernels:
     """Return a solution u of F u = ∇ℓ, F the Fisher matrix of the kernels (X7).
 
@@ -149,6 +153,7 @@ def natural_gradient(kernels: Sequence[Any], target: Any, gauge: str = "layerwis
     return _each(_blocks(layers, goal), lambda net, task: natural.natural_gradient(net, task, gauge))
 
 
+@representable("kernels, target")
 def natural_total(kernels: Sequence[Any], target: Any, times: Any) -> Array:
     """Return the total kernel under natural gradient flow in the layerwise gauge, w* + e^{-t}(w(0) − w*) (C1, X7).
 
@@ -181,6 +186,7 @@ def natural_total(kernels: Sequence[Any], target: Any, times: Any) -> Array:
     return spectra[0]
 
 
+@representable("kernels, target")
 def natural_weights(kernels: Sequence[Any], target: Any, times: Any) -> Kernels:
     """Return every kernel under natural gradient flow in the layerwise gauge (C2 at every frequency, X7).
 
@@ -214,6 +220,7 @@ def natural_weights(kernels: Sequence[Any], target: Any, times: Any) -> Kernels:
     return _each(_blocks(layers, goal), lambda net, task: flow.natural_weights(net, task, moments), axes=1)
 
 
+@representable("kernels, target")
 def ratio(kernels: Sequence[Any], target: Any) -> Array:
     """Return ŵ*(k)/ŵ(k) of a network of one channel, k = 0 … n − 1 (X7).
 
@@ -247,6 +254,7 @@ def ratio(kernels: Sequence[Any], target: Any) -> Array:
     return cast(Array, np.fft.fft(goal[..., 0, 0, :]) / start)
 
 
+@representable("kernels, target", inf=True)
 def breakdown_time(kernels: Sequence[Any], target: Any) -> Array:
     """Return the earliest time at which the layerwise flow meets a singular block at some frequency (C3, X7).
 
@@ -277,6 +285,7 @@ def breakdown_time(kernels: Sequence[Any], target: Any) -> Array:
     return np.asarray(np.min(np.stack([np.broadcast_to(e, blocks.batch) for e in ends]), axis=0))
 
 
+@representable("kernels, target")
 def natural_step(kernels: Sequence[Any], target: Any, eta: Any) -> Kernels:
     """Return the kernels after one natural gradient step, w_i − η u_i, in the layerwise gauge (D1, X7).
 
@@ -303,6 +312,7 @@ def natural_step(kernels: Sequence[Any], target: Any, eta: Any) -> Kernels:
     return tuple(w - w.dtype.type(step) * u for w, u in zip(layers, moved, strict=True))
 
 
+@representable("kernels, target")
 def natural_total_step(kernels: Sequence[Any], target: Any, eta: Any) -> Array:
     """Return the total kernel after one step by the exact map, ŵ⁺ = ŵ [I + (η/L)(ŵ⁻¹ŵ* − I)]^L (D1, X7).
 
@@ -330,6 +340,7 @@ def natural_total_step(kernels: Sequence[Any], target: Any, eta: Any) -> Array:
     return _each(blocks, lambda net, task: (descent.natural_total_step(net, task, step),))[0]
 
 
+@representable("kernels, target")
 def finite_natural_gradient(kernels: Sequence[Any], target: Any, rtol: float | None = None) -> Kernels:
     """Return the natural gradient for kernels of finite support, in the minimum-norm gauge (X7).
 
@@ -367,6 +378,7 @@ def finite_natural_gradient(kernels: Sequence[Any], target: Any, rtol: float | N
     )
 
 
+@representable("kernels, target")
 def finite_change(kernels: Sequence[Any], target: Any, rtol: float | None = None) -> Array:
     """Return dw/dt, the change of the total kernel under the natural flow of kernels of finite support (X7).
 

@@ -26,6 +26,7 @@ from linnat._checks import (
     as_times,
     check_broadcast,
     fail,
+    representable,
 )
 from linnat.exact.conditions import is_onto
 from linnat.exact.natural import natural_gradient as true_natural_gradient
@@ -59,6 +60,7 @@ class _White(NamedTuple):
     dtype: Any
 
 
+@representable("net, task")
 def fisher(net: LinearNetwork, task: Task, target_noise: Any = None) -> Array:
     """Return the empirical Fisher matrix for Gaussian data, in closed form (X6).
 
@@ -97,6 +99,7 @@ def fisher(net: LinearNetwork, task: Task, target_noise: Any = None) -> Array:
     return cast(Array, (0.5 * (matrix + np.swapaxes(matrix, -1, -2))).astype(white.dtype))
 
 
+@representable("net, task")
 def kfac_gap(net: LinearNetwork, task: Task, target_noise: Any = None) -> tuple[Array, ...]:
     """Return what K-FAC on the empirical Fisher misses: its blocks minus K-FAC's, J̃_iᵀ(vec Ẽ vec Ẽᵀ + swap)J̃_i (X6).
 
@@ -122,6 +125,7 @@ def kfac_gap(net: LinearNetwork, task: Task, target_noise: Any = None) -> tuple[
     return tuple((np.swapaxes(b, -1, -2) @ (rest @ b)).astype(white.dtype) for b in blocks)
 
 
+@representable("net, task")
 def induced_change(net: LinearNetwork, task: Task, target_noise: Any = None) -> Array:
     """Return D̃ = M⁻¹Ẽ, the change of the whitened total weight under the empirical natural flow (X6).
 
@@ -159,6 +163,7 @@ def induced_change(net: LinearNetwork, task: Task, target_noise: Any = None) -> 
     return _change(white).astype(white.dtype)
 
 
+@representable("net, task")
 def natural_gradient(
     net: LinearNetwork, task: Task, gauge: str = "layerwise", target_noise: Any = None
 ) -> Direction:
@@ -191,6 +196,7 @@ def natural_gradient(
     return true_natural_gradient(net, towards, gauge)
 
 
+@representable("modes")
 def mode_rates(modes: Any, noise: Any = 1.0) -> Array:
     """Return −ḋ_a/d_a = (1 − κ)/(s² + 2d_a²), κ/(1 − κ) = Σ_a d_a²/(s² + 2d_a²) (X6).
 
@@ -217,6 +223,7 @@ def mode_rates(modes: Any, noise: Any = 1.0) -> Array:
     return np.asarray((weights / (1 + total)).astype(values.dtype))
 
 
+@representable("modes")
 def mode_flow(times: Any, modes: Any, noise: Any = 1.0) -> Array:
     """Return the singular values of Ẽ under the empirical natural flow, in closed form (X6).
 
@@ -260,6 +267,7 @@ def mode_flow(times: Any, modes: Any, noise: Any = 1.0) -> Array:
     return cast(Array, result.astype(values.dtype))
 
 
+@representable("net, task")
 def natural_total(net: LinearNetwork, task: Task, times: Any, target_noise: Any = None) -> Array:
     """Return the total weight under the empirical natural flow (X6).
 

@@ -310,3 +310,12 @@ def test_bad_input() -> None:
             call()
     with pytest.raises(ln.ConditionError, match="ŵ"):
         conv.ratio([np.zeros((1, 1, 2))], np.ones((1, 1, 2)))
+
+
+def test_what_overflows_is_one_clear_error() -> None:
+    kernels, target = [np.full((1, 1, 4), 1e200)] * 2, np.ones((1, 1, 4))
+    for call in (conv.excess_loss, conv.ratio):
+        with pytest.raises(ln.RangeError, match="stay within the range of float64"):
+            call(kernels, target)
+    with pytest.raises(ln.RangeError, match="stay within the range of float64"):
+        conv.total(kernels)

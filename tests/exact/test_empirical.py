@@ -263,3 +263,12 @@ def test_bad_input() -> None:
     ):
         with pytest.raises(ln.InputError, match=f"^{name}"):
             call()
+
+
+def test_what_overflows_is_one_clear_error() -> None:
+    net, task = ln.LinearNetwork([np.full((2, 2), 1e200), np.eye(2)]), ln.Task(np.eye(2))
+    for call in (empirical.fisher, empirical.kfac_gap, empirical.natural_gradient):
+        with pytest.raises(ln.RangeError, match="stay within the range of float64"):
+            call(net, task)
+    with pytest.raises(ln.RangeError, match="stay within the range of float64"):
+        empirical.mode_rates([1e200, 1.0])
