@@ -22,6 +22,7 @@ from linnat.nonlinear.optimisers import (
     KrylovSubspaceDescent,
     NaturalConjugateGradient,
     Preconditioned,
+    Rmsprop,
     TruncatedNewton,
     minimise,
 )
@@ -38,6 +39,7 @@ from tests.nonlinear.test_passes import FAMILIES, targets
 METHODS = (
     GradientDescent(0.1, 0.9),
     GradientDescent(0.1, 0.9, nesterov=True),
+    Rmsprop(0.01),
     Adam(0.01),
     Preconditioned(Kfac(), 0.1),
     Preconditioned(Ekfac(), rule="fitted"),
@@ -143,7 +145,21 @@ def test_adam_is_the_textbook_s() -> None:
         assert np.abs(found - theta).max() <= tolerances.product(float, 200) * 100
 
 
-@pytest.mark.parametrize("name", ["sgd", "nesterov", "adam"])
+def test_rmsprop_is_the_textbook_s() -> None:
+    net, theta, batch, _ = problem()
+    second = np.zeros_like(theta)
+    path = run(Rmsprop(Exponential(0.02, 0.5, 2), 0.8, 1e-6), net, theta, batch, 6)
+    for k, (found, report) in enumerate(path):
+        value, slope = passes.gradient(net, theta, batch.x, batch.y)
+        second = 0.8 * second + 0.2 * slope**2
+        step = 0.02 * 0.5 ** (k / 2) * slope / (np.sqrt(second) + 1e-6)
+        theta = theta - step
+        assert np.abs(found - theta).max() <= tolerances.product(float, 200) * 100
+        assert report.loss == pytest.approx(value, rel=1e-12)
+        assert report.step_norm == pytest.approx(np.linalg.norm(step), rel=1e-8)
+
+
+@pytest.mark.parametrize("name", ["sgd", "nesterov", "rmsprop", "adam"])
 def test_pytorch_agrees(name: str) -> None:
     torch = pytest.importorskip("torch")
     net, theta, batch, _ = problem()
@@ -151,6 +167,8 @@ def test_pytorch_agrees(name: str) -> None:
     ours: Any
     if name == "adam":
         ours, theirs = Adam(0.01), torch.optim.Adam([parameter], 0.01)
+    elif name == "rmsprop":
+        ours, theirs = Rmsprop(0.01, 0.95), torch.optim.RMSprop([parameter], 0.01, alpha=0.95)
     else:
         # PyTorch scales its velocity by the rate outside; with a constant rate both are one.
         ours, theirs = GradientDescent(0.1, 0.9), torch.optim.SGD([parameter], 0.1, momentum=0.9)
@@ -447,6 +465,8 @@ def test_schedules() -> None:
         (lambda: Constant(np.nan), "value: expected"),
         (lambda: GradientDescent(rate="fast"), "rate: expected"),
         (lambda: GradientDescent(momentum=1.0), "momentum: expected"),
+        (lambda: Rmsprop(decay=1.0), "decay: expected"),
+        (lambda: Rmsprop(epsilon=0.0), "epsilon: expected"),
         (lambda: Adam(beta2=1.0), "beta2: expected"),
         (lambda: Preconditioned(Kfac(), rule="wolfe"), "rule: expected one of"),
         (lambda: Preconditioned(Kfac(), targets="true"), "targets: expected one of"),

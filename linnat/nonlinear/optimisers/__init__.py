@@ -1,7 +1,7 @@
 """Optimisers: one contract, every setting data. See `Optimiser`.
 
-`GradientDescent` (plain, momentum, Nesterov) and `Adam` are the baselines; `Preconditioned` takes any preconditioner
-(O1–O3); `TruncatedNewton`, which is Hessian-free with Gauss–Newton, `KrylovSubspaceDescent` and
+`GradientDescent` (plain, momentum, Nesterov), `Rmsprop` and `Adam` are the baselines; `Preconditioned` takes any
+preconditioner (O1–O3); `TruncatedNewton`, which is Hessian-free with Gauss–Newton, `KrylovSubspaceDescent` and
 `NaturalConjugateGradient` work with products of a curvature matrix (statements O4, O5); `minimise` is SciPy's L-BFGS or
 nonlinear conjugate gradients on all rows.
 """
@@ -9,7 +9,7 @@ nonlinear conjugate gradients on all rows.
 from __future__ import annotations
 
 from linnat.nonlinear.optimisers._contract import Batch, Optimiser, Report
-from linnat.nonlinear.optimisers.first_order import Adam, GradientDescent
+from linnat.nonlinear.optimisers.first_order import Adam, GradientDescent, Rmsprop
 from linnat.nonlinear.optimisers.full_batch import Minimum, minimise
 from linnat.nonlinear.optimisers.preconditioned import Preconditioned
 from linnat.nonlinear.optimisers.subspace import KrylovSubspaceDescent, NaturalConjugateGradient
@@ -25,6 +25,7 @@ __all__ = [
     "Optimiser",
     "Preconditioned",
     "Report",
+    "Rmsprop",
     "TruncatedNewton",
     "minimise",
 ]

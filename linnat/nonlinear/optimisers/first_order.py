@@ -1,4 +1,4 @@
-"""The baselines: gradient descent, momentum, Nesterov's acceleration, Adam.
+"""The baselines: gradient descent, momentum, Nesterov's acceleration, RMSprop, Adam.
 
 Momentum in the form of Sutskever et al. (2013): v ← μ v − ε g, θ ← θ + v; g at θ, or at θ + μ v for Nesterov. Adam as
 in Kingma and Ba (2015), algorithm 1, with its bias corrections.
@@ -107,6 +107,86 @@ class GradientDescent:
             np.multiply(state.gradient, -rate, out=state.velocity)
         state.theta[...] += state.velocity
         report = Report(value, size, float(np.linalg.norm(state.velocity)))
+        return state._replace(updates=state.updates + 1, work=work), report
+
+
+class RmspropState(NamedTuple):
+    """Parameters, the running second moment of the gradient, and buffers."""
+
+    net: Network
+    theta: Array
+    updates: int
+    second: Array
+    gradient: Array
+    scratch: Array
+    work: Workspace | None
+
+
+@dataclass(frozen=True)
+class Rmsprop:
+    """RMSprop: s ← β s + (1 − β) g², θ ← θ − ε g/(√s + ϵ).
+
+    Parameters
+    ----------
+    rate : float or schedule
+        ε.
+    decay : float
+        β.
+    epsilon : float
+        ϵ > 0, added to the root, so that the first updates are at most ε/√(1 − β) long in each coordinate.
+    with_loss : bool
+        Whether reports carry the loss.
+
+    Raises
+    ------
+    InputError
+        For settings out of range.
+
+    Examples
+    --------
+    >>> net, method = Network((1, 1), family="gaussian"), Rmsprop(0.5, 0.75)
+    >>> batch = Batch(np.array([[1.0]]), np.array([[1.0]]))
+    >>> state, _ = method.step(method.init(net, np.zeros(2)), batch, np.random.default_rng(0))
+    >>> state.theta.round(6)
+    array([1., 1.])
+    """
+
+    rate: float | Schedule = 1e-3
+    decay: float = 0.9
+    epsilon: float = 1e-8
+    with_loss: bool = True
+
+    def __post_init__(self) -> None:
+        as_schedule(self.rate, "rate")
+        if as_scalar(self.decay, "decay", low=0.0, high=1.0) == 1.0:
+            fail("decay", "a number in [0, 1)", 1.0)
+        as_scalar(self.epsilon, "epsilon", low=0.0, open_low=True)
+
+    def init(self, net: Network, theta: Array) -> RmspropState:
+        """Return the state before the first update; the parameters are copied."""
+        start = net.as_vector(theta).copy()
+        buffers = np.empty_like(start), np.empty_like(start)
+        return RmspropState(net, start, 0, np.zeros_like(start), *buffers, None)
+
+    def step(
+        self, state: RmspropState, batch: Batch, rng: np.random.Generator
+    ) -> tuple[RmspropState, Report]:
+        """Return the state after an update."""
+        work, scratch = workspace(state.net, state.work, batch.x), state.scratch
+        args = (batch.x, batch.y, work, state.gradient)
+        value = step_gradient(state.net, state.theta, *args, with_loss=self.with_loss)
+        check_finite(value if self.with_loss else 0.0, state.gradient)
+        size = float(np.linalg.norm(state.gradient))
+        np.multiply(state.gradient, state.gradient, out=scratch)
+        scratch *= 1.0 - self.decay
+        state.second[...] *= self.decay
+        state.second[...] += scratch
+        np.sqrt(state.second, out=scratch)
+        scratch += self.epsilon
+        np.divide(state.gradient, scratch, out=scratch)
+        scratch *= as_schedule(self.rate, "rate").at(state.updates)
+        state.theta[...] -= scratch
+        report = Report(value, size, float(np.linalg.norm(scratch)))
         return state._replace(updates=state.updates + 1, work=work), report
 
 
