@@ -114,20 +114,24 @@ def step_gradient(
     >>> step_gradient(net, np.array([2.0, 0.0]), x, y, Workspace(net, 2), out), out
     (0.25, array([1. , 0.5]))
     """
-    outputs = forward(net, theta, x, work)
-    last = work.errors[-1]
-    value = mean_loss(net.family, outputs, y, last) if with_loss else np.nan
-    output_errors(net.family, outputs, y, last)
-    last *= 1.0 / len(x)
-    work.back(net, theta)
-    pullback(net, work, out)
+    # A loss that explodes is told once, by `check_finite`, and not by warnings on the way.
+    with np.errstate(over="ignore", invalid="ignore"):
+        outputs = forward(net, theta, x, work)
+        last = work.errors[-1]
+        value = mean_loss(net.family, outputs, y, last) if with_loss else np.nan
+        output_errors(net.family, outputs, y, last)
+        last *= 1.0 / len(x)
+        work.back(net, theta)
+        pullback(net, work, out)
     return value
 
 
 def check_finite(value: float, gradient: Array) -> None:
     """Raise DivergenceError unless loss and gradient are finite."""
     # The sum of squares is NaN or inf where any entry is: one pass, no mask.
-    if not (np.isfinite(value) and np.isfinite(np.vdot(gradient, gradient))):
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(value) and np.isfinite(np.vdot(gradient, gradient))
+    if not finite:
         raise DivergenceError(
             f"loss: expected a finite loss and gradient, found loss {value:.6g}. "
             "The step before was too long: lower the rate or raise the damping; parameters are as they were."

@@ -24,10 +24,13 @@ class Statistics(NamedTuple):
         h_0 … h_{L−1}.
     errors : tuple of arrays (N, n_i)
         δ_1 … δ_L: derivatives of each row's own loss (not of the mean) with respect to W_i h_{i−1} + b_i.
+    theta : array (P,) or None
+        The parameters that they belong to; few preconditioners ask for them.
     """
 
     signals: tuple[Array, ...]
     errors: tuple[Array, ...]
+    theta: Array | None = None
 
     @property
     def rows(self) -> int:
@@ -85,4 +88,4 @@ def gather(
         # One reduction instead of a mask: NaN and inf both survive a sum of squares.
         if not np.isfinite(np.vdot(error, error)):
             fail(f"errors of layer {i}", "finite numbers", "inf or NaN", "The step before diverged.")
-    return Statistics(tuple(work.signals), tuple(work.errors))
+    return Statistics(tuple(work.signals), tuple(work.errors), theta)

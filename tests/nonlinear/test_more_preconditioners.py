@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from linnat._checks import InputError
 from linnat.nonlinear import curvature, passes
 from linnat.nonlinear.preconditioners import Diagonal, Kfac, Prong, Tonga, UnitWise
-from linnat.nonlinear.preconditioners.prong import from_white, to_white, white_gradient
+from linnat.nonlinear.preconditioners.prong import SCALES, from_white, to_white, white_gradient
 from linnat.nonlinear.statistics import gather
 from tests import tolerances
 from tests.nonlinear.test_preconditioners import linear_problem, minibatch, multilayer
@@ -25,9 +25,9 @@ def prepared(method: Any, seed: int = 0, **options: Any) -> tuple[Any, ...]:
 
 
 @pytest.mark.statement("O3")
-@given(st.integers(0, 10**6), st.booleans())
-def test_white_coordinates_leave_the_function(seed: int, scaled: bool) -> None:
-    net, theta, _, _, rng, state = prepared(Prong(epsilon=0.01, scaled=scaled), seed)
+@given(st.integers(0, 10**6), st.sampled_from(SCALES))
+def test_white_coordinates_leave_the_function(seed: int, scale: str) -> None:
+    net, theta, _, _, rng, state = prepared(Prong(epsilon=0.01, scale=scale), seed)
     omega = to_white(state, theta)
     size = tolerances.solve(float, 12, 100.0)
     assert np.abs(from_white(state, omega) - theta).max() <= size * np.abs(theta).max()
@@ -38,9 +38,9 @@ def test_white_coordinates_leave_the_function(seed: int, scaled: bool) -> None:
 
 
 @pytest.mark.statement("O3")
-@given(st.integers(0, 10**6), st.booleans())
-def test_a_step_in_white_coordinates_is_a_preconditioned_step(seed: int, scaled: bool) -> None:
-    method = Prong(epsilon=0.01, scaled=scaled)
+@given(st.integers(0, 10**6), st.sampled_from(SCALES))
+def test_a_step_in_white_coordinates_is_a_preconditioned_step(seed: int, scale: str) -> None:
+    method = Prong(epsilon=0.01, scale=scale)
     net, theta, x, y, _, state = prepared(method, seed)
     _, slope = white_gradient(state, to_white(state, theta), x, y)
     # By differences: the white gradient is one.
@@ -60,6 +60,28 @@ def test_a_step_in_white_coordinates_is_a_preconditioned_step(seed: int, scaled:
     assert (
         np.abs(from_white(state, white) - here).max() <= tolerances.solve(float, 12, 1e3) * np.abs(here).max()
     )
+
+
+@pytest.mark.statement("O3")
+def test_batch_scales_give_every_unit_variance_one() -> None:
+    epsilon = 1e-10
+    net, theta, x, _, _, state = prepared(Prong(epsilon=epsilon, scale="batch"))
+    _, work = passes.prepare(net, theta, x)
+    white = net.blocks(to_white(state, theta))
+    for signal, layer, old, coordinates in zip(
+        work.signals, white, net.blocks(theta), state.whitenings, strict=True
+    ):
+        before = signal @ old[:-1] + old[-1]
+        entering = (signal - coordinates.centre) @ coordinates.basis / coordinates.scales
+        normal = entering @ layer[:-1] + layer[-1]
+        assert normal.var(axis=0) == pytest.approx(1.0, rel=1e-6)
+        assert np.allclose(normal * coordinates.outer, before, rtol=1e-9, atol=1e-9)
+    # Without the parameters there is nothing to take variances of, and the state stays.
+    method = Prong(scale="batch")
+    _, work = passes.prepare(net, theta, x)
+    bare = gather(net, theta, work, "sampled", 0)._replace(theta=None)
+    with pytest.raises(InputError, match="statistics: expected parameters beside signals and errors"):
+        method.update(method.init(net), bare)
 
 
 @pytest.mark.statement("O3")
@@ -206,7 +228,16 @@ def test_tonga_keeps_the_largest_eigenpairs_of_the_window() -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [Prong(), Prong(scaled=True), Diagonal(), UnitWise(), UnitWise(kind="full"), Tonga()]
+    "method",
+    [
+        Prong(),
+        Prong(scale="batch"),
+        Prong(scale="fisher"),
+        Diagonal(),
+        UnitWise(),
+        UnitWise(kind="full"),
+        Tonga(),
+    ],
 )
 def test_directions_ascend_in_float32_too(method: Any) -> None:
     net, theta, x, y, rng = multilayer(4)
@@ -240,6 +271,7 @@ def test_zero_variance_units_are_capped_by_epsilon() -> None:
     [
         (lambda: Prong(epsilon=0.0), "epsilon: expected"),
         (lambda: Prong(period=0), "period: expected"),
+        (lambda: Prong(scale="batches"), "scale: expected one of 'none', 'batch', 'fisher'"),
         (lambda: Diagonal(damping=-1.0), "damping: expected"),
         (lambda: UnitWise(kind="rows"), "kind: expected one of 'full', 'quasi-diagonal'"),
         (lambda: Tonga(rank=0), "rank: expected"),

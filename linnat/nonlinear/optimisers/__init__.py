@@ -8,7 +8,7 @@ nonlinear conjugate gradients on all rows.
 
 from __future__ import annotations
 
-from linnat.nonlinear.optimisers._contract import Batch, Optimiser, Report
+from linnat.nonlinear.optimisers._contract import Batch, Optimiser, Report, as_batch
 from linnat.nonlinear.optimisers.first_order import Adam, GradientDescent, Rmsprop
 from linnat.nonlinear.optimisers.full_batch import Minimum, minimise
 from linnat.nonlinear.optimisers.preconditioned import Preconditioned
@@ -27,5 +27,6 @@ __all__ = [
     "Report",
     "Rmsprop",
     "TruncatedNewton",
+    "as_batch",
     "minimise",
 ]

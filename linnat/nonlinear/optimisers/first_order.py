@@ -13,7 +13,7 @@ import numpy as np
 
 from linnat._checks import Array, as_scalar, fail
 from linnat.nonlinear.network import Network
-from linnat.nonlinear.optimisers._contract import Batch, Report
+from linnat.nonlinear.optimisers._contract import Batch, Report, check_batch
 from linnat.nonlinear.output import check_finite, step_gradient
 from linnat.nonlinear.passes import Workspace
 from linnat.nonlinear.schedules import Schedule, as_schedule
@@ -88,6 +88,7 @@ class GradientDescent:
         self, state: DescentState, batch: Batch, rng: np.random.Generator
     ) -> tuple[DescentState, Report]:
         """Return the state after an update."""
+        check_batch(state.net, state.theta.dtype, batch)
         rate = as_schedule(self.rate, "rate").at(state.updates)
         momentum = as_schedule(self.momentum, "momentum").at(state.updates)
         work = workspace(state.net, state.work, batch.x)
@@ -172,6 +173,7 @@ class Rmsprop:
         self, state: RmspropState, batch: Batch, rng: np.random.Generator
     ) -> tuple[RmspropState, Report]:
         """Return the state after an update."""
+        check_batch(state.net, state.theta.dtype, batch)
         work, scratch = workspace(state.net, state.work, batch.x), state.scratch
         args = (batch.x, batch.y, work, state.gradient)
         value = step_gradient(state.net, state.theta, *args, with_loss=self.with_loss)
@@ -246,6 +248,7 @@ class Adam:
 
     def step(self, state: AdamState, batch: Batch, rng: np.random.Generator) -> tuple[AdamState, Report]:
         """Return the state after an update."""
+        check_batch(state.net, state.theta.dtype, batch)
         work = workspace(state.net, state.work, batch.x)
         args = (batch.x, batch.y, work, state.gradient)
         value = step_gradient(state.net, state.theta, *args, with_loss=self.with_loss)

@@ -17,7 +17,7 @@ import numpy as np
 
 from linnat._checks import Array, as_choice, as_count, as_scalar
 from linnat.nonlinear.network import Network
-from linnat.nonlinear.optimisers._contract import Batch, Report
+from linnat.nonlinear.optimisers._contract import Batch, Report, check_batch
 from linnat.nonlinear.optimisers.first_order import workspace
 from linnat.nonlinear.output import check_finite, mean_loss, step_gradient
 from linnat.nonlinear.passes import Workspace, fisher_product, forward
@@ -125,6 +125,7 @@ class Preconditioned:
     ) -> tuple[PreconditionedState, Report]:
         """Return the state after an update."""
         net, theta, gradient = state.net, state.theta, state.gradient
+        check_batch(net, theta.dtype, batch)
         work = workspace(net, state.work, batch.x)
         value = step_gradient(net, theta, batch.x, batch.y, work, gradient)
         check_finite(value, gradient)

@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 from linnat._checks import Array, as_choice, as_count, as_scalar
 from linnat.nonlinear import passes
 from linnat.nonlinear.network import Network
-from linnat.nonlinear.optimisers._contract import Batch, Report
+from linnat.nonlinear.optimisers._contract import Batch, Report, check_batch
 from linnat.nonlinear.optimisers.first_order import workspace
 from linnat.nonlinear.optimisers.truncated_newton import conjugate_gradients
 from linnat.nonlinear.output import check_finite, step_gradient
@@ -53,6 +53,7 @@ class _Subspace:
     ) -> tuple[SubspaceState, Report]:
         """Return the state after an update."""
         net, theta = state.net, state.theta
+        check_batch(net, theta.dtype, batch)
         work, gradient = workspace(net, state.work, batch.x), np.empty_like(theta)
         value = step_gradient(net, theta, batch.x, batch.y, work, gradient)
         check_finite(value, gradient)

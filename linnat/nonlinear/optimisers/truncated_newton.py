@@ -20,7 +20,7 @@ from scipy.sparse.linalg import LinearOperator, minres
 from linnat._checks import Array, as_choice, as_count, as_scalar
 from linnat.nonlinear import passes
 from linnat.nonlinear.network import Network
-from linnat.nonlinear.optimisers._contract import Batch, Report
+from linnat.nonlinear.optimisers._contract import Batch, Report, check_batch
 from linnat.nonlinear.optimisers.first_order import workspace
 from linnat.nonlinear.output import check_finite, mean_loss, step_gradient
 from linnat.nonlinear.passes import Workspace
@@ -116,6 +116,7 @@ class TruncatedNewton:
     def step(self, state: NewtonState, batch: Batch, rng: np.random.Generator) -> tuple[NewtonState, Report]:
         """Return the state after an update."""
         net, theta = state.net, state.theta
+        check_batch(net, theta.dtype, batch)
         work = workspace(net, state.work, batch.x)
         gradient = np.empty_like(theta)
         value = step_gradient(net, theta, batch.x, batch.y, work, gradient)

@@ -5,6 +5,7 @@ A preconditioner is a frozen dataclass of its settings with three functions:
 * ``init(net, dtype)`` returns a state;
 * ``update(state, statistics)`` returns the next state and what it did (`Info`); the state that was given must not be
   used again, since its arrays may be written over, unless an error is raised: then it is as it was;
+  statistics are of the dtype of the state (others promote what is computed from them);
 * ``apply(state, gradient)`` returns the preconditioned gradient, an ascent direction like the gradient itself.
 
 Statements O1 (`online`), O2 (`kfac`, `kfac_tridiagonal`, `ekfac`), O3 (`prong`), O4 (`tonga`); `diagonal` and

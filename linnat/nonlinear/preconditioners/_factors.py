@@ -41,8 +41,13 @@ def empty(net: Network, dtype: Any) -> Factors:
     return Factors(0, inputs, tuple(np.zeros((n, n), dtype) for n in net.widths[1:]))
 
 
-def averaged(factors: Factors, statistics: Statistics, decay: float) -> Factors:
-    """Return the factors after a minibatch, old ones with weight min(1 − 1/k, decay): a mean first, then a window."""
+def averaged(factors: Factors, statistics: Statistics, decay: float, *, fresh: bool = False) -> Factors:
+    """Return the factors after a minibatch, old ones with weight min(1 − 1/k, decay): a mean first, then a window.
+
+    The arrays given are written over, unless `fresh`: for updates that may fail afterwards, and must leave the state.
+    """
+    if fresh:
+        factors = copied(factors)
     count = factors.batches + 1
     old = min(1.0 - 1.0 / count, decay)
     for matrix, signal in zip(factors.inputs, statistics.signals, strict=True):
@@ -55,6 +60,12 @@ def averaged(factors: Factors, statistics: Statistics, decay: float) -> Factors:
     for matrix, error in zip(factors.outputs, statistics.errors, strict=True):
         _absorb(matrix, error, old)
     return factors._replace(batches=count)
+
+
+def copied(factors: Factors) -> Factors:
+    """Return factors with arrays of their own."""
+    inputs, outputs = (tuple(m.copy() for m in side) for side in (factors.inputs, factors.outputs))
+    return Factors(factors.batches, inputs, outputs)
 
 
 def _absorb(matrix: Array, rows: Array, old: float) -> None:

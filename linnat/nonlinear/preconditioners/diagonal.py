@@ -72,5 +72,4 @@ class Diagonal:
         """Return the preconditioned gradient (P,)."""
         if state.batches == 0:
             fail("state", "a state that has seen a minibatch", "a new one")
-        scaled: Array = gradient / (state.moments + self.damping)
-        return scaled
+        return np.divide(gradient, state.moments + self.damping, out=np.empty_like(gradient))

@@ -97,7 +97,7 @@ class Ekfac:
         alone, K-FAC's a gᵀ, starts a new average.
         """
         due = state.factors.batches % self.period == 0
-        state = state._replace(factors=averaged(state.factors, statistics, self.decay))
+        state = state._replace(factors=averaged(state.factors, statistics, self.decay, fresh=due))
         if due:
             state = self.renewed(state)
         count = state.averaged + 1

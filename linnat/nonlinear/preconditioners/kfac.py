@@ -89,7 +89,7 @@ class Kfac:
     def update(self, state: KfacState, statistics: Statistics) -> tuple[KfacState, Info]:
         """Return the state after a minibatch, and whether the inverses were refreshed."""
         due = state.factors.batches % self.period == 0
-        state = state._replace(factors=averaged(state.factors, statistics, self.decay))
+        state = state._replace(factors=averaged(state.factors, statistics, self.decay, fresh=due))
         return (state if not due else self.refreshed(state)), Info(due)
 
     def refreshed(self, state: KfacState) -> KfacState:

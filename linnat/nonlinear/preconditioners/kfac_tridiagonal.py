@@ -123,7 +123,10 @@ class KfacTridiagonal:
     def update(self, state: TridiagonalState, statistics: Statistics) -> tuple[TridiagonalState, Info]:
         """Return the state after a minibatch, and whether the chain was refreshed."""
         due = state.factors.batches % self.period == 0
-        factors = averaged(state.factors, statistics, self.decay)
+        factors = averaged(state.factors, statistics, self.decay, fresh=due)
+        if due:  # what may fail below must leave the state
+            between = tuple((a.copy(), g.copy()) for a, g in state.between)
+            state = state._replace(between=between)
         old = min(1.0 - 1.0 / factors.batches, self.decay)
         errors = statistics.errors
         products = [a.T @ b / len(a) for a, b in pairwise(errors)]
@@ -145,7 +148,24 @@ class KfacTridiagonal:
         return inputs, outputs
 
     def refreshed(self, state: TridiagonalState) -> TridiagonalState:
-        """Return the state with the chain of the present factors."""
+        """Return the state with the chain of the present factors.
+
+        Raises
+        ------
+        InputError
+            Where a damped factor is not positive definite at working precision.
+        """
+        try:
+            return state._replace(chain=tuple(self._links(state)))
+        except np.linalg.LinAlgError:
+            fail(
+                "inputs and outputs",
+                "factors that are positive definite after damping",
+                f"a pivot ≤ 0 with damping {self.damping:.3g}",
+                "Take more damping or more rows.",
+            )
+
+    def _links(self, state: TridiagonalState) -> list[Conditional]:
         inputs, outputs = self.damped(state)
         chain = []
         for i in range(state.net.depth):
@@ -159,7 +179,7 @@ class KfacTridiagonal:
             psi_a = scipy.linalg.cho_solve(scipy.linalg.cho_factor(inputs[i + 1], lower=True), across.T).T
             psi_g = scipy.linalg.cho_solve(scipy.linalg.cho_factor(outputs[i + 1], lower=True), back.T).T
             chain.append(_conditional(psi_a, psi_g, a, g, across @ psi_a.T, back @ psi_g.T))
-        return state._replace(chain=tuple(chain))
+        return chain
 
     def apply(self, state: TridiagonalState, gradient: Array) -> Array:
         """Return the preconditioned gradient (P,): Ξᵀ Λ Ξ times it."""

@@ -20,11 +20,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from linnat._checks import Array, as_choice, as_count, as_dtype, as_scalar
+from linnat._checks import Array, as_choice, as_count, as_dtype, as_scalar, fail
 from linnat.linalg.rank import count_rank
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.preconditioners._contract import Info
-from linnat.nonlinear.preconditioners._factors import Factors, averaged, damped_inverse, empty, extended
+from linnat.nonlinear.preconditioners._factors import (
+    Factors,
+    averaged,
+    copied,
+    damped_inverse,
+    empty,
+    extended,
+)
 from linnat.nonlinear.preconditioners.kfac import check_decay, kronecker_product
 from linnat.nonlinear.statistics import Statistics
 
@@ -94,7 +101,8 @@ class OnlineNaturalGradient:
         check_decay(self.decay)
         as_count(self.period, "period")
         as_count(self.coordinates, "coordinates")
-        as_choice(self.strategy, "strategy", STRATEGIES)
+        if as_choice(self.strategy, "strategy", STRATEGIES) == "woodbury" and self.decay == 0.0:
+            fail("decay", "a number in (0, 1): woodbury corrects what there was", 0.0)
 
     def init(self, net: Network, dtype: Any = np.float64) -> OnlineState:
         """Return the state before the first minibatch."""
@@ -115,7 +123,7 @@ class OnlineNaturalGradient:
         due = state.factors.batches % self.period == 0
         if self.strategy == "woodbury":
             return self._corrected(state, statistics, due)
-        state = state._replace(factors=averaged(state.factors, statistics, self.decay))
+        state = state._replace(factors=averaged(state.factors, statistics, self.decay, fresh=due))
         if not due:
             return state, Info(False)
         pairs, ranks = [], []
@@ -147,6 +155,9 @@ class OnlineNaturalGradient:
         """Return the state after corrections of rank N + m of every inverse."""
         count = state.factors.batches + 1
         old = min(1.0 - 1.0 / (count + 1), self.decay)
+        if due:  # a repair may fail, and must leave the state
+            pairs = tuple((a.copy(), g.copy()) for a, g in state.inverses)
+            state = state._replace(factors=copied(state.factors), inverses=pairs)
         rows = [[extended(h) for h in statistics.signals], list(statistics.errors)]
         sides = (state.factors.inputs, state.factors.outputs)
         repaired, kept = False, []

@@ -6,8 +6,11 @@ the function is the same, W = diag(r) V U, b = r ∘ d − W c. One gradient ste
 elimination of biases does in the closed form (X10). Both views are here: `Prong` preconditions the gradient,
 `to_white`, `from_white`, `white_gradient` are the network in its other coordinates.
 
-r = 1 is PRONG. PRONG⁺ adds a diagonal scaling of the outputs; here it is that of the Fisher matrix,
-r_a² = 1/(E δ_a² + ε). The published one divides by standard deviations of pre-activations, as batch normalisation does.
+r = 1 is PRONG. PRONG⁺ adds a diagonal scaling of the outputs. "batch" is the published one, that of batch
+normalisation: r_a² = Var z_a + ε, so that V U (h − c) + d has variance one and the function stays as it is. Var z_a is
+w_aᵀ(Cov h) w_a, of the moments and weights at the change of coordinates; it is held until the next one, where batch
+normalisation itself takes every minibatch's and makes another network. "fisher" is the diagonal of the Fisher matrix:
+r_a² = 1/(E δ_a² + ε), large where errors are small.
 """
 
 from __future__ import annotations
@@ -17,13 +20,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from linnat._checks import Array, as_count, as_dtype, as_scalar, fail
+from linnat._checks import Array, as_choice, as_count, as_dtype, as_scalar, fail
 from linnat.nonlinear.activations import activate, multiply_by_slope
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.preconditioners._contract import Info
 from linnat.nonlinear.preconditioners._factors import Factors, averaged, empty
 from linnat.nonlinear.preconditioners.kfac import check_decay
 from linnat.nonlinear.statistics import Statistics
+
+SCALES = ("none", "batch", "fisher")
 
 
 class Whitening(NamedTuple):
@@ -57,7 +62,7 @@ class ProngState(NamedTuple):
 
 @dataclass(frozen=True)
 class Prong:
-    """PRONG, or PRONG⁺ with `scaled`.
+    """PRONG, or PRONG⁺ with a `scale`.
 
     Parameters
     ----------
@@ -67,13 +72,14 @@ class Prong:
         Largest weight of the past in the running moments; 0 takes the last minibatch alone, as published.
     period : int
         T, updates between changes of coordinates.
-    scaled : bool
-        PRONG⁺.
+    scale : "none", "batch" or "fisher"
+        Of the outputs: none is PRONG, the others PRONG⁺. "batch" needs statistics that carry the parameters, as those
+        of `gather` do.
 
     Raises
     ------
     InputError
-        For an ε that is not positive, or a decay outside of [0, 1).
+        For an ε that is not positive, a decay outside of [0, 1), unknown scales.
 
     Examples
     --------
@@ -88,11 +94,12 @@ class Prong:
     epsilon: float = 1e-3
     decay: float = 0.95
     period: int = 100
-    scaled: bool = False
+    scale: str = "none"
 
     def __post_init__(self) -> None:
         as_scalar(self.epsilon, "epsilon", low=0.0, open_low=True)
         check_decay(self.decay)
+        as_choice(self.scale, "scale", SCALES)
         as_count(self.period, "period")
 
     def init(self, net: Network, dtype: Any = np.float64) -> ProngState:
@@ -102,19 +109,27 @@ class Prong:
     def update(self, state: ProngState, statistics: Statistics) -> tuple[ProngState, Info]:
         """Return the state after a minibatch, and whether the coordinates changed."""
         due = state.factors.batches % self.period == 0
-        state = state._replace(factors=averaged(state.factors, statistics, self.decay))
-        return (state if not due else self.renewed(state)), Info(due)
+        if due and self.scale == "batch" and statistics.theta is None:
+            fail("statistics", "parameters beside signals and errors, for scale='batch'", None)
+        state = state._replace(factors=averaged(state.factors, statistics, self.decay, fresh=due))
+        return (state if not due else self.renewed(state, statistics.theta)), Info(due)
 
-    def renewed(self, state: ProngState) -> ProngState:
-        """Return the state with coordinates of the present moments."""
+    def renewed(self, state: ProngState, theta: Array | None = None) -> ProngState:
+        """Return the state with coordinates of the present moments; scale "batch" needs the parameters (P,)."""
+        layers = [None] * state.net.depth if theta is None else state.net.blocks(theta)
         found = []
-        for inner, outer in zip(state.factors.inputs, state.factors.outputs, strict=True):
+        for inner, outer, layer in zip(state.factors.inputs, state.factors.outputs, layers, strict=True):
             centre = inner[-1, :-1].copy()
             values, basis = np.linalg.eigh(inner[:-1, :-1] - np.outer(centre, centre))
             # Rounding leaves small negative variances; ε is added to what they are, which is zero.
-            scales = np.sqrt(np.maximum(values, 0.0) + self.epsilon)
-            squares = np.diagonal(outer) + self.epsilon if self.scaled else np.ones_like(outer[0])
-            found.append(Whitening(centre, basis, scales, 1 / np.sqrt(squares)))
+            values = np.maximum(values, 0.0)
+            scales = np.sqrt(values + self.epsilon)
+            ratio = np.ones_like(outer[0])
+            if self.scale == "fisher":
+                ratio = 1 / np.sqrt(np.diagonal(outer) + self.epsilon)
+            elif self.scale == "batch" and layer is not None:
+                ratio = np.sqrt(values @ (basis.T @ layer[:-1]) ** 2 + self.epsilon)
+            found.append(Whitening(centre, basis, scales, ratio))
         return state._replace(whitenings=tuple(found))
 
     def apply(self, state: ProngState, gradient: Array) -> Array:

@@ -104,6 +104,8 @@ class UnitWise:
         batches = state.batches + 1
         old = min(1.0 - 1.0 / batches, self.decay)
         weight = (1.0 - old) / statistics.rows
+        if due and self.kind == "full":  # factorisations may fail, and must leave the state
+            state = state._replace(blocks=tuple(block.copy() for block in state.blocks))
         for i, (signal, error) in enumerate(zip(statistics.signals, statistics.errors, strict=True)):
             squares = weight * error**2
             if self.kind == "full":
@@ -121,9 +123,24 @@ class UnitWise:
             coupling += signal.T @ squares
         state = state._replace(batches=batches)
         if self.kind == "full" and due:
-            damped = (b + self.damping * np.eye(b.shape[-1], dtype=b.dtype) for b in state.blocks)
-            state = state._replace(factors=tuple(np.linalg.cholesky(b) for b in damped))
+            state = state._replace(factors=self._factorised(state))
         return state, Info(due and self.kind == "full")
+
+    def _factorised(self, state: UnitState) -> tuple[Array, ...]:
+        found = []
+        for i, block in enumerate(state.blocks, start=1):
+            try:
+                found.append(
+                    np.linalg.cholesky(block + self.damping * np.eye(block.shape[-1], dtype=block.dtype))
+                )
+            except np.linalg.LinAlgError:
+                fail(
+                    f"units of layer {i}",
+                    "blocks that are positive definite after damping",
+                    f"a pivot ≤ 0 with damping {self.damping:.3g}",
+                    "Take more damping or more rows.",
+                )
+        return tuple(found)
 
     def apply(self, state: UnitState, gradient: Array) -> Array:
         """Return the preconditioned gradient (P,)."""
