@@ -3,13 +3,24 @@
 Stages: `activations`, `network` (architecture, parameters in one vector); `initial` (where training starts); `passes`
 (forward, backward, products with Jacobian, Gauss–Newton, Fisher and Hessian); `curvature` (the five matrices that are
 confused with each other, statement O0); `statistics` and `preconditioners` (O1–O3), `schedules` and `optimisers`
-(O4, O5). Nothing here knows the closed forms of `linnat.exact`: that both agree for identity units is a test.
+(O4, O5); `training` (one loop for all of them), `record`, `checkpoint`. Nothing here knows the closed forms of
+`linnat.exact`: that both agree for identity units is a test.
 """
 
 from __future__ import annotations
 
-from linnat.nonlinear import curvature, optimisers, passes, preconditioners, schedules
+from linnat.nonlinear import curvature, optimisers, passes, preconditioners, record, schedules, training
 from linnat.nonlinear.initial import initial
 from linnat.nonlinear.network import Network
 
-__all__ = ["Network", "initial", "passes", "curvature", "preconditioners", "schedules", "optimisers"]
+__all__ = [
+    "Network",
+    "initial",
+    "passes",
+    "curvature",
+    "preconditioners",
+    "schedules",
+    "optimisers",
+    "training",
+    "record",
+]
