@@ -33,6 +33,7 @@ def derive() -> tuple[Derivation, ...]:
     )
     _links(second)
     _krylov(second)
+    _tonga(second)
     return (first, second)
 
 
@@ -137,6 +138,35 @@ def _squares(d: Derivation) -> None:
         count * variance / count**2,
         variance / count,
         formula=r"\mathrm{Var}(\frac{1}{k} \sum_{i \leq k} g_i g_i^{\top}) = \frac{1}{k} \mathrm{Var}(g g^{\top})",
+    )
+    _error_of_samples(d)
+
+
+def _error_of_samples(d: Derivation) -> None:
+    a, b, p = sp.symbols("a b p", real=True)
+    first, second = sp.Matrix([a, b]), sp.Matrix([1, 2])
+    squares = [v * v.T for v in (first, second)]
+    own = p * squares[0] + (1 - p) * squares[1]
+
+    def frobenius(matrix: Any) -> Any:
+        return sp.expand((matrix.T * matrix).trace())
+
+    mean = p * frobenius(squares[0] - own) + (1 - p) * frobenius(squares[1] - own)
+    fourth = p * (first.T * first)[0] ** 2 + (1 - p) * (second.T * second)[0] ** 2
+    d.prove(
+        "One row with two targets of chances p and 1 − p: the mean square error of one draw is the fourth moment of "
+        "the gradient's length less the square of the row's own matrix",
+        sp.expand(mean),
+        sp.expand(fourth - frobenius(own)),
+        formula=r"\mathrm{E}\|g g^{\top} - F_n\|^2 = \mathrm{E}\|g\|^4 - \|F_n\|^2",
+    )
+    count, rows, total = sp.symbols("k N v", positive=True)
+    d.prove(
+        "N rows, drawn independently, v the mean of their errors: F_k, the mean over rows and k draws, errs by V/k",
+        rows * total * count / (rows * count) ** 2,
+        total / rows / count,
+        formula=r"\mathrm{E}\|F_k - F\|^2 = V/k, \quad "
+        r"V = N^{-2} \sum_n (\mathrm{E}\|g_n\|^4 - \|F_n\|^2)",
     )
 
 
@@ -243,4 +273,21 @@ def _krylov(d: Derivation) -> None:
         "The coefficients form a triangular matrix with ones on its diagonal: both sequences span the same Krylov "
         "space, so a method that searches it needs no damping of its own",
         r"\mathrm{span}(g, \ldots, F^k g) = \mathrm{span}(g, \ldots, (F + \lambda I)^k g)",
+    )
+
+
+def _tonga(d: Derivation) -> None:
+    a, b = sp.symbols("a_1:3", real=True), sp.symbols("b_1:3", real=True)
+    rows = [sp.Matrix(a), sp.Matrix(b)]
+    mean = (rows[0] + rows[1]) / 2
+    centred = sum(((r - mean) * (r - mean).T for r in rows), sp.zeros(2, 2)) / 2
+    plain = sum((r * r.T for r in rows), sp.zeros(2, 2)) / 2
+    d.prove(
+        "TONGA's covariance of rows' gradients is the empirical Fisher matrix less the square of the mean gradient; "
+        "two rows, any gradients. Uncentred it is that matrix; where the mean vanishes, both are",
+        centred,
+        plain - mean * mean.T,
+        lambda m: m.applyfunc(sp.expand),
+        formula=r"\mathrm{E}_n (g_n - g)(g_n - g)^{\top} = \mathrm{E}_n g_n g_n^{\top} - g g^{\top}, \quad "
+        r"g = \mathrm{E}_n g_n",
     )

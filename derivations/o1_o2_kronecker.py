@@ -26,6 +26,7 @@ def derive() -> tuple[Derivation, ...]:
         "O1", "Online natural gradient: N1 with estimated factors", "Bernacchia, Lengyel and Hennequin (2018)"
     )
     _online(first)
+    _corrections(first)
     second = Derivation(
         "O2",
         "K-FAC's blocks, and the best diagonal in their eigenbasis",
@@ -33,6 +34,8 @@ def derive() -> tuple[Derivation, ...]:
     )
     _kronecker(second)
     _diagonal(second)
+    _spectrum(second)
+    _chain(second)
     return (first, second)
 
 
@@ -90,6 +93,42 @@ def _online(d: Derivation) -> None:
         sp.series(fraction, epsilon, 0, 2).removeO(),
         1 - epsilon * (1 / alpha**2 + 1 / beta**2),
         formula=r"1 - \sqrt{\lambda} (\alpha^{-2} + \beta^{-2}) + O(\lambda)",
+    )
+
+
+def _corrections(d: Derivation) -> None:
+    m, p, r, rt, k = operators("M P R Rᵀ K")
+    algebra = Algebra()
+    algebra.transposes((r, rt))
+    algebra.rule(m * p, 1)
+    algebra.rule(r * p * rt * k, 1 - k)
+    d.define(
+        "P = M⁻¹, R the rows of a minibatch, K = (1 + R P Rᵀ)⁻¹, small: R P Rᵀ K = 1 − K. Woodbury's correction"
+    )
+    d.prove(
+        "is the inverse of the corrected matrix",
+        (m + rt * r) * (p - p * rt * k * r * p),
+        1,
+        algebra.reduce,
+        formula=r"(M + R^{\top} R)^{-1} = P - P R^{\top} (1 + R P R^{\top})^{-1} R P",
+    )
+    decay, step, start = sp.symbols("gamma epsilon d_0", positive=True)
+    count = sp.Symbol("k", integer=True, nonnegative=True)
+
+    def drift(n: Any) -> Any:
+        return decay**n * start + step * (1 - decay**n) / (1 - decay)
+
+    d.define(
+        "An error of P is one of M = P⁻¹, −M dP M to first order, which γM + … forgets by the factor γ like old data; "
+        "each update adds ε of rounding"
+    )
+    d.prove(
+        "After k updates the drift is d_k, by induction: γ d_k + ε = d_{k+1}. It stays below d_0 + ε/(1 − γ), however "
+        "many there are",
+        sp.expand(sp.simplify(decay * drift(count) + step - drift(count + 1))),
+        0,
+        sp.simplify,
+        formula=r"d_k = \gamma^k d_0 + \epsilon (1 - \gamma^k)/(1 - \gamma)",
     )
 
 
@@ -176,4 +215,45 @@ def _diagonal(d: Derivation) -> None:
         "the one turned by arctan 4/3 leaves off-diagonal entries",
         (fresh.T * block * fresh).is_diagonal() and turned[0, 1] != 0,
         sp.Eq(sp.Symbol("M"), turned, evaluate=False),
+    )
+
+
+def _spectrum(d: Derivation) -> None:
+    angle = sp.Symbol("phi", real=True)
+    high, low = sp.symbols("lambda_1 lambda_2", real=True)
+    turn = sp.Matrix([[sp.cos(angle), -sp.sin(angle)], [sp.sin(angle), sp.cos(angle)]])
+    inside = (turn.T * sp.diag(high, low) * turn).applyfunc(sp.trigsimp)
+    d.prove(
+        "Schur and Horn, two by two: s* = diag(QᵀMQ) mixes the eigenvalues with weights that sum to one, so that none "
+        "exceeds the largest. In general Q ∘ Q is doubly stochastic: s* is majorised by the spectrum",
+        sp.trigsimp(high - inside[0, 0]),
+        sp.sin(angle) ** 2 * (high - low),
+        sp.trigsimp,
+        formula=r"\lambda_1 - s^*_1 = \sin^2\varphi\, (\lambda_1 - \lambda_2) \geq 0",
+    )
+    inputs, outputs = (sp.Integer(1), sp.Integer(4)), (sp.Integer(4), sp.Integer(1))
+    block = sum(a * g for a, g in zip(inputs, outputs, strict=True)) / 2
+    kron = sum(inputs) * sum(outputs) / 4
+    d.check(
+        "K-FAC's eigenvalues a ⊗ g are not: large signals with small errors, h² = 1, 4 and δ² = 4, 1, have the block 4 "
+        "and the product 25/4 > 4",
+        block == 4 and kron == sp.Rational(25, 4),
+    )
+
+
+def _chain(d: Derivation) -> None:
+    first, second, third, left, right = sp.symbols("m_1 m_2 m_3 c_1 c_2", positive=True)
+    matrix = sp.Matrix(
+        [
+            [first, left, left * right / second],
+            [left, second, right],
+            [left * right / second, right, third],
+        ]
+    )
+    d.prove(
+        "The chain of three layers, one parameter each: where layer 1 knows of layer 3 only through layer 2, "
+        "m_13 = c_1 c_2/m_2, the inverse has nothing beyond the neighbours",
+        sp.simplify(matrix.adjugate()[0, 2]),
+        0,
+        formula=r"(M^{-1})_{13} = 0",
     )

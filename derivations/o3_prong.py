@@ -21,6 +21,8 @@ def derive() -> tuple[Derivation, ...]:
     d = Derivation("O3", "A step in white coordinates is the input half of K-FAC", "Desjardins et al. (2015)")
     _function(d)
     _step(d)
+    _scale(d)
+    _block(d)
     _elimination(d)
     _mirror(d)
     return (d,)
@@ -29,17 +31,22 @@ def derive() -> tuple[Derivation, ...]:
 def functions() -> dict[str, Callable[..., Any]]:
     """Return the results as numerical functions.
 
-    white_step(weight_gradient, bias_gradient, centre, covariance, epsilon)
-        (D_W, D_b): minus these times the step size is what one gradient step in (V, d) does to W and b.
+    white_step(weight_gradient, bias_gradient, centre, covariance, epsilon, scale)
+        (D_W, D_b): minus these times the step size is what one gradient step in (V, d) does to W and b; scale is r.
     """
 
     def white_step(
-        weight_gradient: Array, bias_gradient: Array, centre: Array, covariance: Array, epsilon: float
+        weight_gradient: Array,
+        bias_gradient: Array,
+        centre: Array,
+        covariance: Array,
+        epsilon: float,
+        scale: Array,
     ) -> tuple[Array, Array]:
         damped = covariance + epsilon * np.eye(len(centre))
         centred = weight_gradient - np.outer(bias_gradient, centre)
-        weights = np.linalg.solve(damped, centred.T).T
-        return weights, bias_gradient - weights @ centre
+        weights = scale[:, None] ** 2 * np.linalg.solve(damped, centred.T).T
+        return weights, scale**2 * bias_gradient - weights @ centre
 
     return {"white_step": white_step}
 
@@ -72,6 +79,50 @@ def _step(d: Derivation) -> None:
         -eta * s - change * c,
         -eta * s + eta * (g - s * ct) * m * c,
         algebra.reduce,
+    )
+
+
+def _scale(d: Derivation) -> None:
+    u, ut, g, s, c, ct, m, r = operators("U Uᵀ G s c cᵀ M R")
+    algebra = Algebra()
+    algebra.transposes((u, ut), (c, ct))
+    algebra.symmetric(r)
+    algebra.rule(ut * u, m)
+    eta = sp.Symbol("eta", positive=True)
+    d.define(
+        "PRONG⁺: z = R(V U(h − c) + d), R = diag(r), so that W = R V U and b = R d − W c, and the gradients in (V, d) "
+        "are R(G − s cᵀ)Uᵀ and R s"
+    )
+    change = r * (-eta * r * (g - s * ct) * ut) * u
+    d.prove("One step moves W by", change, -eta * r * r * (g - s * ct) * m, algebra.reduce)
+    d.prove(
+        "and b by −η R² s minus ΔW c",
+        r * (-eta * r * s) - change * c,
+        -eta * r * r * s + eta * r * r * (g - s * ct) * m * c,
+        algebra.reduce,
+    )
+    variance = sp.Symbol("v", positive=True)
+    d.prove(
+        "Batch normalisation's scale, r² = Var z: what is scaled has variance one",
+        variance / sp.sqrt(variance) ** 2,
+        1,
+        formula=r"\mathrm{Var}(z_a / r_a) = 1",
+    )
+
+
+def _block(d: Derivation) -> None:
+    u, ut, k, kt = operators("U Uᵀ K Kᵀ")
+    algebra = Algebra()
+    algebra.transposes((u, ut), (k, kt))
+    algebra.rule(u * k, 1)
+    algebra.rule(kt * ut, 1)
+    d.prove(
+        "ε = 0, Cov h = K Kᵀ with K = U⁻¹: what enters has covariance one, so that where signals and errors are "
+        "independent the layer's block is 1 ⊗ G: the input half of its condition is gone, the output half stays",
+        u * (k * kt) * ut,
+        1,
+        algebra.reduce,
+        formula=r"U \mathrm{Cov}(h)\, U^{\top} = I",
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from linnat._checks import Array
 from linnat.claims._core import Case, Claim, Measure, Measures, relative
-from linnat.claims.matrices import _anything, _case, _instance
+from linnat.claims._multilayer import always, gradients, instance, nowhere
 from linnat.dense import multilayer
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.optimisers import Batch, NaturalConjugateGradient, TruncatedNewton
@@ -17,7 +17,7 @@ SOLVER = 1e-5  # conjugate gradients stop at a relative progress of 1e-12 of the
 
 def check_subspace(case: Case, unlabelled: bool = True) -> Measures:
     """Measure solutions with the metric of other rows, dense by definition; steps in the plane and what they leave."""
-    net, theta, x, y = _instance("bernoulli", case.rng)
+    net, theta, x, y = instance("bernoulli", case.rng)
     other = case.rng.standard_normal((9, 2)) + 0.5
     metric = other if unlabelled else x
     slope = _gradient(net, theta, x, y)
@@ -46,12 +46,11 @@ def check_subspace(case: Case, unlabelled: bool = True) -> Measures:
 
 
 def _gradient(net: Network, theta: Array, x: Array, y: Array) -> Array:
-    rows = multilayer.row_gradients(theta, net.widths, net.activations, net.family.name, x, y)
-    return np.asarray(rows.mean(axis=0))
+    return np.asarray(gradients(net, theta, x, y).mean(axis=0))
 
 
 def _broken(rng: np.random.Generator) -> Measures:
-    return check_subspace(_case(rng), unlabelled=False)
+    return check_subspace(nowhere(rng), unlabelled=False)
 
 
 CLAIMS = (
@@ -67,7 +66,7 @@ CLAIMS = (
         "dense Fisher matrix over all targets, gradients by complex steps",
         "what the iterations stop at: 1e-5 for the solution, 2e-3 for planes and slopes",
         check_subspace,
-        _anything,
+        always,
         _broken,
         "the metric of the labelled rows in place of the others'",
         about_networks=False,

@@ -30,8 +30,8 @@ from linnat.linalg.rank import default_rtol
 from linnat.nonlinear import passes
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.passes import Workspace
+from linnat.nonlinear.structures import STRUCTURES, extended, groups, square_product
 
-STRUCTURES = ("full", "layers", "tridiagonal", "units", "diagonal")
 MEANING = {
     "fisher": "Fisher matrix, targets of the model in expectation",
     "monte-carlo": "Monte-Carlo Fisher matrix, targets drawn from the model",
@@ -40,6 +40,7 @@ MEANING = {
     "hessian": "Hessian of the mean loss",
 }
 ROWS = 256  # of per-row gradients held at once while a dense matrix is summed
+NUMBERS = 1 << 21  # of one layer's tangents held at once while many directions are multiplied
 
 
 class Description(NamedTuple):
@@ -99,14 +100,23 @@ class Curvature:
         """Number of rows N of the data."""
         return self._work.rows
 
-    def product(self, direction: Any) -> Array:
-        """Return the matrix times a vector (P,), or times the columns of (P, K).
+    def product(self, direction: Any, structure: str = "full") -> Array:
+        """Return the matrix, or what a structure keeps of it, times a vector (P,), or times the columns of (P, K).
+
+        Nothing of the size P × P is formed. Many directions are multiplied together.
+
+        Parameters
+        ----------
+        direction : array (P,) or (P, K)
+        structure : "full", "layers", "tridiagonal", "units" or "diagonal"
+            As in `dense`.
 
         Raises
         ------
         InputError
-            For another length, or numbers that are not finite.
+            For another length, numbers that are not finite, or an unknown structure.
         """
+        as_choice(structure, "structure", STRUCTURES)
         vectors = as_float_array(direction, "direction", min_ndim=1)
         if vectors.ndim > 2 or vectors.shape[0] != self.net.n_parameters:
             fail(
@@ -114,19 +124,19 @@ class Curvature:
                 f"shape ({self.net.n_parameters},) or ({self.net.n_parameters}, K)",
                 vectors.shape,
             )
-        vectors = vectors.astype(self.parameters.dtype, copy=False)
-        if vectors.ndim == 1:
-            return self._product(vectors)
-        return np.stack([self._product(np.ascontiguousarray(v)) for v in vectors.T], axis=1)
+        rows = np.ascontiguousarray(np.atleast_2d(vectors.T), dtype=self.parameters.dtype)
+        found = rows * self.diagonal() if structure == "diagonal" else self._products(rows, structure)
+        return found[0] if vectors.ndim == 1 else found.T
 
-    def operator(self) -> LinearOperator:
-        """Return the matrix as a symmetric SciPy `LinearOperator`."""
+    def operator(self, structure: str = "full") -> LinearOperator:
+        """Return the matrix, or what a structure keeps of it, as a symmetric SciPy `LinearOperator`."""
+        as_choice(structure, "structure", STRUCTURES)
         size = self.net.n_parameters
         return LinearOperator(
             (size, size),
-            matvec=lambda v: self.product(np.ravel(v)),
-            rmatvec=lambda v: self.product(np.ravel(v)),
-            matmat=self.product,
+            matvec=lambda v: self.product(np.ravel(v), structure),
+            rmatvec=lambda v: self.product(np.ravel(v), structure),
+            matmat=lambda v: self.product(v, structure),
             dtype=self.parameters.dtype,
         )
 
@@ -192,9 +202,9 @@ class Curvature:
             return np.ascontiguousarray(np.einsum("kalb->abkl", block)[np.arange(rows), np.arange(rows)])
         out = np.zeros((rows, columns, columns), self.parameters.dtype)
         for signals, errors in self._squares():
-            extended = _extended(signals[layer])
+            wide = extended(signals[layer])
             for a in range(rows):
-                weighted = extended * errors[layer][:, a, None]
+                weighted = wide * errors[layer][:, a, None]
                 out[a] += weighted.T @ weighted
         return out / self.rows
 
@@ -202,8 +212,7 @@ class Curvature:
         """Return the diagonal (P,)."""
         net = self.net
         if self.kind in ("gauss-newton", "hessian"):
-            unit = np.eye(net.n_parameters, dtype=self.parameters.dtype)
-            return np.array([self._product(unit[k])[k] for k in range(net.n_parameters)])
+            return np.concatenate([np.diagonal(self._columns(part)[part]) for part in net.slices])
         out = np.zeros(net.n_parameters, self.parameters.dtype)
         for signals, errors in self._squares():
             for block, signal, error in zip(net.blocks(out), signals, errors, strict=True):
@@ -244,25 +253,29 @@ class Curvature:
             found,
         )
 
-    def _product(self, direction: Array) -> Array:
+    def _products(self, vectors: Array, structure: str = "full") -> Array:
+        """Return what is kept of the matrix times vectors (K, P), a few of them at a time."""
+        step = max(1, NUMBERS // (self.rows * max(self.net.widths)))
+        chunks = [vectors[start : start + step] for start in range(0, len(vectors), step)]
+        return np.concatenate([self._chunk(part, structure) for part in chunks])
+
+    def _chunk(self, vectors: Array, structure: str) -> Array:
         net, theta, work = self.net, self.parameters, self._work
-        if self.kind == "fisher":
-            return passes.fisher_product(net, theta, work, direction)
-        if self.kind == "gauss-newton":
-            return passes.gauss_newton_product(net, theta, work, self._given(), direction)
-        if self.kind == "hessian":
-            return passes.hessian_product(net, theta, work, self._given(), direction)
-        out = np.zeros_like(direction)
-        changes, parts = net.blocks(direction), net.blocks(out)
-        for signals, errors in self._squares():
-            along = np.zeros((self.rows, 1), direction.dtype)  # g_nᵀ d
-            for signal, error, change in zip(signals, errors, changes, strict=True):
-                along[:, 0] += np.einsum("na,na->n", signal @ change[:-1] + change[-1], error)
-            for part, signal, error in zip(parts, signals, errors, strict=True):
-                weighted = along * error
-                part[:-1] += signal.T @ weighted
-                part[-1] += weighted.sum(axis=0)
-        return out / self.rows
+        if self.kind == "fisher" and structure == "full":
+            return passes.fisher_product(net, theta, work, vectors)
+        out = np.zeros_like(vectors)
+        if self.kind not in ("gauss-newton", "hessian"):
+            for signals, errors in self._squares():
+                out += square_product(net, signals, errors, vectors, structure)
+            return out / self.rows
+        whole = passes.gauss_newton_product if self.kind == "gauss-newton" else passes.hessian_product
+        if structure == "full":
+            return whole(net, theta, work, self._given(), vectors)
+        for source, kept in groups(net, structure):
+            alone = np.zeros_like(vectors)
+            alone[:, source] = vectors[:, source]
+            out[:, kept] += whole(net, theta, work, self._given(), alone)[:, kept]
+        return out
 
     def _full(self) -> Array:
         if self.kind in ("gauss-newton", "hessian"):
@@ -277,14 +290,10 @@ class Curvature:
         return out / self.rows
 
     def _columns(self, where: slice) -> Array:
-        size = self.net.n_parameters
-        unit = np.zeros(size, self.parameters.dtype)
-        columns = np.empty((size, where.stop - where.start), self.parameters.dtype)
-        for k in range(where.start, where.stop):
-            unit[k] = 1.0
-            columns[:, k - where.start] = self._product(unit)
-            unit[k] = 0.0
-        return columns
+        size, count = self.net.n_parameters, where.stop - where.start
+        unit = np.zeros((count, size), self.parameters.dtype)
+        unit[np.arange(count), np.arange(where.start, where.stop)] = 1.0
+        return self._products(unit).T
 
     def _squares(self) -> Iterator[tuple[list[Array], list[Array]]]:
         """Yield signals and errors whose per-row gradients are the squares that the matrix sums."""
@@ -374,13 +383,9 @@ def _with_targets(net: Network, kind: str, parameters: Any, x: Any, y: Any) -> C
     return Curvature(net, kind, theta, passes.as_targets(net, y, work), work)
 
 
-def _extended(signal: Array) -> Array:
-    return np.concatenate([signal, np.ones((len(signal), 1), signal.dtype)], axis=1)
-
-
 def _outer(signal: Array, error: Array) -> Array:
     """Return vec(δ h̃ᵀ) of every row, shape (N, P_i)."""
-    product: Array = _extended(signal)[:, :, None] * error[:, None, :]
+    product: Array = extended(signal)[:, :, None] * error[:, None, :]
     return product.reshape(len(signal), -1)
 
 

@@ -6,7 +6,8 @@ number of rows and one dtype, and may be used again and again. With h̃ = (h, 1)
 Σ_n h̃_{i−1,n} δ_{i,n}ᵀ to every gradient: T-blocks of the parameter vector (`Network.blocks`).
 
 Sums are means over rows wherever a loss is meant: `gradient`, `fisher_product`, `gauss_newton_product`,
-`hessian_product`; `pullback` is the plain sum, the adjoint of `pushforward`. Cost in flops per row, with P parameters:
+`hessian_product`; `pullback` and `vector_jacobian_product` are plain sums, the adjoint of `pushforward`. Products take
+one direction (P,) or many with leading axes (…, P), in one pass for all. Cost in flops per row, with P parameters:
 forward 2P, backward 2P, pullback 2P, pushforward 4P, Hessian product 12P.
 """
 
@@ -140,8 +141,24 @@ def pullback(net: Network, work: Workspace, out: Array | None = None) -> Array:
     return out
 
 
+def vector_jacobian_product(net: Network, theta: Array, work: Workspace, cotangents: Array) -> Array:
+    """Return Σ_n J_nᵀ c_n of cotangents (…, N, n_L), shape (…, P); needs the forward pass.
+
+    Examples
+    --------
+    >>> net = Network((1, 1), family="gaussian")
+    >>> theta, work = prepare(net, [2.0, 0.0], [[1.0], [3.0]])
+    >>> vector_jacobian_product(net, theta, work, np.array([[[1.0], [0.0]], [[1.0], [1.0]]]))
+    array([[1., 1.],
+           [4., 2.]])
+    """
+    last = np.array(cotangents, dtype=work.dtype)
+    _slope(net.activations[-1], work.outputs, last)
+    return _gathered(net, work, _errors_from(net, theta, work, last))
+
+
 def pushforward(net: Network, theta: Array, work: Workspace, direction: Array) -> Array:
-    """Return the derivative J_n d of the outputs along a direction (P,), shape (N, n_L); needs the forward pass."""
+    """Return the derivative J_n d of the outputs along directions (…, P), shape (…, N, n_L); needs the forward pass."""
     return _tangents(net, theta, work, direction)[-1]
 
 
@@ -155,16 +172,46 @@ def _tangents(
         net.blocks(theta), net.blocks(direction), work.signals, work.hidden, net.activations, strict=True
     )
     for block, change, signal, output, name in sides:
-        step = signal @ change[:-1]
-        step += change[-1]
+        step = signal @ change[..., :-1, :]
+        step += change[..., -1:, :]
         if moved is not None:
             step += moved @ block[:-1]
         if before_unit is not None:
             before_unit.append(step.copy())
-        multiply_by_slope(name, output, step)
+        _slope(name, output, step)
         tangents.append(step)
         moved = step
     return tangents
+
+
+def _slope(name: str, output: Array, out: Array) -> None:
+    """Multiply (…, N, n) by φ' of outputs (N, n)."""
+    for part in out.reshape(-1, *output.shape):
+        multiply_by_slope(name, output, part)
+
+
+def _bend(name: str, output: Array, out: Array) -> None:
+    for part in out.reshape(-1, *output.shape):
+        multiply_by_bend(name, output, part)
+
+
+def _errors_from(net: Network, theta: Array, work: Workspace, last: Array) -> list[Array]:
+    """Return errors at the inputs of all layers from those (…, N, n_L) of the last; one set is in the workspace."""
+    errors = [*work.errors[:-1], last]
+    for i in range(net.depth - 2, -1, -1):
+        out = errors[i] if last.ndim == 2 else None
+        errors[i] = np.matmul(errors[i + 1], net.blocks(theta)[i + 1][:-1].T, out=out)
+        _slope(net.activations[i], work.hidden[i], errors[i])
+    return errors
+
+
+def _gathered(net: Network, work: Workspace, errors: list[Array]) -> Array:
+    """Return Σ_n h̃_{i−1} δ_iᵀ of errors (…, N, n_i), shape (…, P)."""
+    out = np.empty((*errors[-1].shape[:-2], net.n_parameters), work.dtype)
+    for block, signal, error in zip(net.blocks(out), work.signals, errors, strict=True):
+        np.matmul(signal.T, error, out=block[..., :-1, :])
+        np.add.reduce(error, axis=-2, out=block[..., -1, :])
+    return out
 
 
 def loss(net: Network, parameters: object, x: object, y: object) -> float:
@@ -222,16 +269,17 @@ def gradient(net: Network, parameters: object, x: object, y: object) -> tuple[fl
 
 
 def fisher_product(net: Network, theta: Array, work: Workspace, direction: Array) -> Array:
-    """Return F d, F = mean_n J_nᵀ F_n J_n with the family's Fisher information F_n of the natural parameters."""
+    """Return F d, (…, P), F = mean_n J_nᵀ F_n J_n with the family's Fisher information F_n of its outputs."""
     moved = net.family.fisher_product(work.outputs, pushforward(net, theta, work, direction))
-    backward(net, theta, work, moved / work.rows)
-    return pullback(net, work)
+    moved /= work.rows
+    _slope(net.activations[-1], work.outputs, moved)
+    return _gathered(net, work, _errors_from(net, theta, work, moved))
 
 
 def gauss_newton_product(
     net: Network, theta: Array, work: Workspace, targets: Array, direction: Array
 ) -> Array:
-    """Return G d: the loss is bent in what enters the output units, the network below is not.
+    """Return G d, (…, P): the loss is bent in what enters the output units, the network below is not.
 
     With an identity output unit the link is canonical and G = F, whatever the targets; otherwise the output unit's own
     curvature enters with the residual.
@@ -240,24 +288,14 @@ def gauss_newton_product(
     tangents = _tangents(net, theta, work, direction, before)
     output, name = work.outputs, net.activations[-1]
     through = net.family.fisher_product(output, tangents[-1])
-    multiply_by_slope(name, output, through)
+    _slope(name, output, through)
     bent = -net.family.score(output, targets) * before[-1]
-    multiply_by_bend(name, output, bent)
-    _backward_from(net, theta, work, (through + bent) / work.rows)
-    return pullback(net, work)
-
-
-def _backward_from(net: Network, theta: Array, work: Workspace, last: Array) -> None:
-    """Fill `work.errors` from errors (N, n_L) before the output units."""
-    blocks = net.blocks(theta)
-    work.errors[-1][...] = last
-    for i in range(net.depth - 2, -1, -1):
-        np.matmul(work.errors[i + 1], blocks[i + 1][:-1].T, out=work.errors[i])
-        multiply_by_slope(net.activations[i], work.hidden[i], work.errors[i])
+    _bend(name, output, bent)
+    return _gathered(net, work, _errors_from(net, theta, work, (through + bent) / work.rows))
 
 
 def hessian_product(net: Network, theta: Array, work: Workspace, targets: Array, direction: Array) -> Array:
-    """Return H d of the mean loss, exactly: the R-operator of Pearlmutter (1994) on forward and backward pass."""
+    """Return H d of the mean loss, (…, P), exactly: Pearlmutter's (1994) R-operator on forward and backward pass."""
     blocks, changes = net.blocks(theta), net.blocks(direction)
     before: list[Array] = []
     tangents = _tangents(net, theta, work, direction, before)
@@ -269,18 +307,18 @@ def hessian_product(net: Network, theta: Array, work: Workspace, targets: Array,
     for i in range(net.depth - 1, -1, -1):
         name, output = net.activations[i], work.hidden[i]
         bent = outer * before[i]
-        multiply_by_bend(name, output, bent)
-        multiply_by_slope(name, output, moved)
+        _bend(name, output, bent)
+        _slope(name, output, moved)
         moved += bent
         multiply_by_slope(name, output, outer)
         part, tangent = net.blocks(out)[i], moving[i]
-        np.matmul(signals[i].T, moved, out=part[:-1])
+        np.matmul(signals[i].T, moved, out=part[..., :-1, :])
         if tangent is not None:
-            part[:-1] += tangent.T @ outer
-        np.add.reduce(moved, axis=0, out=part[-1])
+            part[..., :-1, :] += np.swapaxes(tangent, -1, -2) @ outer
+        np.add.reduce(moved, axis=-2, out=part[..., -1, :])
         if i > 0:
             moved = moved @ blocks[i][:-1].T
-            moved += outer @ changes[i][:-1].T
+            moved += outer @ np.swapaxes(changes[i][..., :-1, :], -1, -2)
             outer = outer @ blocks[i][:-1].T
     return out
 

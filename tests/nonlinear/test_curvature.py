@@ -103,7 +103,13 @@ def test_products_blocks_and_structures_agree_with_the_definition(drawn: tuple[i
         assert np.array_equal(matrix.dense("diagonal"), np.diag(matrix.diagonal()))
         assert np.abs(dense - dense.T).max() <= size
         for structure, keep in masks(net).items():
-            assert np.abs(matrix.dense(structure) - np.where(keep, dense, 0)).max() <= size
+            kept = np.where(keep, dense, 0)
+            assert np.abs(matrix.dense(structure) - kept).max() <= size
+            assert np.abs(matrix.product(directions, structure) - kept @ directions).max() <= size * 4
+            assert (
+                np.abs(matrix.operator(structure) @ directions[:, 1] - kept @ directions[:, 1]).max()
+                <= size * 4
+            )
 
 
 def masks(net: Network) -> dict[str, Any]:
@@ -115,6 +121,7 @@ def masks(net: Network) -> dict[str, Any]:
         "tridiagonal": np.abs(layer[:, None] - layer) <= 1,
         "units": same & (unit[:, None] == unit),
         "full": np.ones_like(same),
+        "diagonal": np.eye(len(layer), dtype=bool),
     }
 
 

@@ -91,6 +91,43 @@ def test_jacobian_and_its_products(drawn: tuple[int, str, int, str]) -> None:
 
 
 @given(cases)
+def test_many_directions_are_multiplied_as_one_by_one(drawn: tuple[int, str, int, str]) -> None:
+    net, theta, x, y, rng = case(*drawn)
+    _, work = passes.prepare(net, theta, x)
+    many = rng.standard_normal((2, 3, net.n_parameters))
+    cotangents = rng.standard_normal((2, 3, len(x), net.widths[-1]))
+    args = net, theta, work
+    for function, given_, one in (
+        (passes.pushforward, many, lambda d: passes.pushforward(*args, d)),
+        (passes.fisher_product, many, lambda d: passes.fisher_product(*args, d)),
+        (
+            lambda *a: passes.gauss_newton_product(*a[:3], y, a[3]),
+            many,
+            lambda d: passes.gauss_newton_product(*args, y, d),
+        ),
+        (
+            lambda *a: passes.hessian_product(*a[:3], y, a[3]),
+            many,
+            lambda d: passes.hessian_product(*args, y, d),
+        ),
+        (passes.vector_jacobian_product, cotangents, lambda c: passes.vector_jacobian_product(*args, c)),
+    ):
+        kept = given_.copy()
+        found = function(*args, given_)
+        assert np.array_equal(given_, kept)
+        wanted = np.array([[one(d) for d in row] for row in given_])
+        size = tolerances.product(float, 20 * net.depth * max(4, *net.widths)) * max(
+            1.0, np.abs(wanted).max()
+        )
+        assert found.shape == wanted.shape
+        assert np.abs(found - wanted).max() <= size
+    jac = passes.jacobian(net, theta, x)
+    wanted = np.einsum("abnk,nkp->abp", cotangents, jac)
+    size = tolerances.product(float, 20 * net.depth * max(4, *net.widths)) * max(1.0, np.abs(jac).max())
+    assert np.abs(found - wanted).max() <= size * 4 * len(x)
+
+
+@given(cases)
 def test_hessian_products_are_differences_of_gradients(drawn: tuple[int, str, int, str]) -> None:
     net, theta, x, y, rng = case(*drawn)
     direction = rng.standard_normal(net.n_parameters)
