@@ -15,7 +15,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from linnat._checks import Array, InputError, as_path, fail
+from linnat._checks import Array, InputError, as_count, as_path, fail
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 MAX_AXES = 8
@@ -24,7 +24,7 @@ MAX_EXPANSION = 1032
 CHUNK = 1 << 20
 
 
-def read_idx(path: str | os.PathLike[str], *, ndim: int | None = None) -> Array:
+def read_idx(path: str | os.PathLike[str], *, ndim: int | None = None, max_bytes: int | None = None) -> Array:
     """Read an IDX file, plain or gzip (told apart by its content, not by its name).
 
     Parameters
@@ -32,6 +32,8 @@ def read_idx(path: str | os.PathLike[str], *, ndim: int | None = None) -> Array:
     path : path
     ndim : int, optional
         Expected number of axes: 3 for images, 1 for labels.
+    max_bytes : int, optional
+        A file whose header claims more entries than that is refused unread.
 
     Returns
     -------
@@ -45,7 +47,8 @@ def read_idx(path: str | os.PathLike[str], *, ndim: int | None = None) -> Array:
 
     Notes
     -----
-    Memory stays below a small multiple of the entries that the file really holds.
+    Memory stays within 9/8 of the entries that the file really holds (and of what its header claims), plus 2 MB. A gzip
+    file may hold 1032 times its own size: give `max_bytes` where the source is not trusted.
 
     Examples
     --------
@@ -59,15 +62,16 @@ def read_idx(path: str | os.PathLike[str], *, ndim: int | None = None) -> Array:
     file = as_path(path, "IDX file")
     if not file.is_file():
         fail("IDX file", "an existing file", f"no such file: {file}")
+    limit = None if max_bytes is None else as_count(max_bytes, "max_bytes", low=0)
     try:
         size = file.stat().st_size
         with file.open("rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             if not zipped:
-                return _read(raw, file, size, ndim)
+                return _read(raw, file, size, ndim, limit)
             with gzip.GzipFile(fileobj=raw) as stream:
-                return _read(cast(IO[bytes], stream), file, MAX_EXPANSION * size, ndim)
+                return _read(cast(IO[bytes], stream), file, MAX_EXPANSION * size, ndim, limit)
     except InputError:
         raise
     except (OSError, EOFError, zlib.error, MemoryError) as error:
@@ -77,26 +81,27 @@ def read_idx(path: str | os.PathLike[str], *, ndim: int | None = None) -> Array:
         ) from None
 
 
-def _read(stream: IO[bytes], file: Path, capacity: int, ndim: int | None) -> Array:
+def _read(stream: IO[bytes], file: Path, capacity: int, ndim: int | None, limit: int | None) -> Array:
     dtype, shape = _read_header(stream, file, ndim)
     wanted = math.prod(shape) * dtype.itemsize
+    claim = f"{wanted} bytes of entries, as the header of {file} says"
+    if limit is not None and wanted > limit:
+        fail("IDX file", f"at most {limit} bytes of entries", claim)
     if wanted > capacity:
-        fail(
-            "IDX file",
-            f"{wanted} bytes of entries, as the header of {file} says",
-            "a file too small to hold them",
-        )
+        fail("IDX file", claim, "a file too small to hold them")
     content = _read_at_most(stream, wanted + 1)
     if len(content) < wanted:
-        fail(
-            "IDX file",
-            f"{wanted} bytes of entries, as the header of {file} says",
-            f"{len(content)} (truncated)",
-        )
+        fail("IDX file", claim, f"{len(content)} (truncated)")
     if len(content) > wanted:
-        fail("IDX file", f"{wanted} bytes of entries, as the header of {file} says", "more")
-    entries = np.frombuffer(content, dtype=dtype).reshape(shape)
-    return entries.astype(dtype.newbyteorder("="), copy=False)
+        fail("IDX file", claim, "more")
+    entries = np.frombuffer(content, dtype=dtype)
+    native = dtype.newbyteorder("=")
+    if dtype != native:
+        entries = entries.byteswap(inplace=True).view(native)
+    try:
+        return entries.reshape(shape)
+    except ValueError:  # no entries, but lengths whose product no array may have
+        fail("IDX file", "lengths that an array can have", f"{shape} in the header of {file}")
 
 
 def _read_header(stream: IO[bytes], file: Path, ndim: int | None) -> tuple[np.dtype[Any], tuple[int, ...]]:
@@ -113,13 +118,12 @@ def _read_header(stream: IO[bytes], file: Path, ndim: int | None) -> tuple[np.dt
     return np.dtype(TYPES[start[2]]), tuple(int(n) for n in np.frombuffer(lengths, dtype=">u4"))
 
 
-def _read_at_most(stream: IO[bytes], limit: int) -> bytes:
+def _read_at_most(stream: IO[bytes], limit: int) -> bytearray:
     """Read up to `limit` bytes piece by piece, so that memory follows what is there and not what is claimed."""
-    pieces, total = [], 0
-    while total < limit:
-        piece = stream.read(min(CHUNK, limit - total))
+    content = bytearray()
+    while len(content) < limit:
+        piece = stream.read(min(CHUNK, limit - len(content)))
         if not piece:
             break
-        pieces.append(piece)
-        total += len(piece)
-    return b"".join(pieces)
+        content += piece
+    return content

@@ -1,8 +1,8 @@
-"""Which data sets are there, and where are they looked for?
+"""Which data sets are there, as inputs and targets? Training rows only; `load_split` has the test rows too.
 
-`digits` comes with scikit-learn (extra `data`). `mnist` and `fashion-mnist` are four IDX files in a folder, looked for
-in the environment variable LINNAT_DATA and then in the user's cache. Anything else is a path: a folder with such
-files, one IDX file of images, or an `.npz` file with x (N, n_0) and y (N, n_L).
+`digits` comes with scikit-learn (extra `data`). `mnist` and `fashion-mnist` are IDX files with known checksums, looked
+for where `linnat.data.places` says. `curves-like` is drawn. Anything else is a path: a folder with IDX files, one IDX
+file of images, or an `.npz` file with x (N, n_0) and y (N, n_L).
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import numpy as np
 
 from linnat._checks import Array, InputError, as_path, as_rows, fail
 from linnat._files import read_npz
+from linnat.data.curves import curves_like
 from linnat.data.idx import read_idx
+from linnat.data.places import FolderLike, expand, find_file, find_set, own_name
+from linnat.data.published import PUBLISHED, STEMS, read_published
 
-IMAGE_SETS = ("mnist", "fashion-mnist")
-SUFFIXES = ("", ".gz")
+IMAGE_SETS = tuple(PUBLISHED)
 BYTE = np.float32(1 / 256)  # a power of two: exact
 
 
@@ -68,8 +70,14 @@ def one_hot(labels: Array, n_classes: int) -> Array:
     return np.eye(n_classes, dtype=np.float32)[labels]
 
 
-def load_data(name: str | os.PathLike[str]) -> DataSet:
-    """Load a data set by name (digits, mnist, fashion-mnist) or by path.
+def load_data(name: str | os.PathLike[str], *, folder: FolderLike | None = None) -> DataSet:
+    """Load a data set by name (digits, mnist, fashion-mnist, curves-like) or by path.
+
+    Parameters
+    ----------
+    name : str or path
+    folder : path, optional
+        Looked in for published sets before LINNAT_DATA and the cache.
 
     Raises
     ------
@@ -83,15 +91,29 @@ def load_data(name: str | os.PathLike[str]) -> DataSet:
         fail("data", "the name of a data set or a path", "an empty one")
     if text == "digits":
         return load_digits()
-    if text in IMAGE_SETS:
-        return load_images(find_images(text), text)
-    path = Path(text).expanduser()
+    if text == "curves-like":
+        return DataSet(text, curves_like()[0])
+    if text in PUBLISHED:
+        files = find_set(text, folder, STEMS[:2])
+        images, labels = (read_published(f, k) for f, k in zip(files, PUBLISHED[text].files, strict=False))
+        return DataSet(text, _exact(images), labels=labels.astype(np.intp))
+    path = expand(text)
     if path.is_dir():
-        return load_images(path, path.name or text)
+        return load_images(path, own_name(path))
     if not path.exists():
-        known = ", ".join(("digits", *IMAGE_SETS))
+        known = ", ".join(("digits", *IMAGE_SETS, "curves-like"))
         fail("data", f"one of {known}, or the path of a folder, an IDX or an .npz file", repr(text))
-    return load_npz(path) if path.suffix == ".npz" else _load_image_file(path)
+    return load_npz(path) if path.suffix == ".npz" else DataSet(path.name, _pixels(path))
+
+
+def bundled_digits() -> tuple[Array, Array]:
+    """Return scikit-learn's digits as bytes: pixels (1797, 64) from 0 to 16, labels (1797,)."""
+    try:
+        from sklearn.datasets import load_digits as bundled
+    except ImportError:
+        raise MissingExtra("install linnat[data] (scikit-learn bundles the digits)") from None
+    x, labels = bundled(return_X_y=True)
+    return np.asarray(x).astype(np.uint8), np.asarray(labels).astype(np.uint8)
 
 
 def load_digits() -> DataSet:
@@ -102,12 +124,8 @@ def load_digits() -> DataSet:
     >>> load_digits().x.shape
     (1797, 64)
     """
-    try:
-        from sklearn.datasets import load_digits as bundled
-    except ImportError:
-        raise MissingExtra("install linnat[data] (scikit-learn bundles the digits)") from None
-    x, labels = bundled(return_X_y=True)
-    return DataSet("digits", np.asarray(x, np.float64) / 16, labels=np.asarray(labels, np.intp))
+    x, labels = bundled_digits()
+    return DataSet("digits", x.astype(np.float64) / 16, labels=labels.astype(np.intp))
 
 
 def load_npz(path: str | os.PathLike[str]) -> DataSet:
@@ -123,27 +141,10 @@ def load_npz(path: str | os.PathLike[str]) -> DataSet:
     return DataSet(file.stem, x, y)
 
 
-def find_images(name: str) -> Path:
-    """Return the folder of a named set of images: LINNAT_DATA, then the cache."""
-    places = []
-    root = os.environ.get("LINNAT_DATA")
-    if root:
-        places += [Path(root).expanduser() / name, Path(root).expanduser()]
-    cache = os.environ.get("XDG_CACHE_HOME")
-    places.append((Path(cache) if cache else Path.home() / ".cache") / "linnat" / name)
-    for place in places:
-        # LINNAT_DATA may be the set's own folder, but only under its own name: another set must not answer for it.
-        if place.name == name and _find(place, "train-images-idx3-ubyte") is not None:
-            return place
-    looked = ", ".join(str(place) for place in places if place.name == name)
-    remedy = "Set LINNAT_DATA to the folder that holds it, or give the path itself."
-    fail("data", f"the IDX files of {name} in one of {looked}", "none", remedy)
-
-
-def load_images(folder: str | os.PathLike[str], name: str) -> DataSet:
-    """Load the training images and labels (train-images-idx3-ubyte, train-labels-idx1-ubyte, plain or gzip)."""
+def load_images(folder: FolderLike, name: str) -> DataSet:
+    """Load training images and labels of a user's own (train-images-idx3-ubyte, …, plain or gzip)."""
     place = Path(folder)
-    images, labels = (_find(place, f"train-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+    images, labels = (find_file(place, stem) for stem in STEMS[:2])
     if images is None:
         fail("data", "train-images-idx3-ubyte (plain or .gz)", f"no such file in {place}")
     if labels is None:
@@ -158,25 +159,17 @@ def load_images(folder: str | os.PathLike[str], name: str) -> DataSet:
     return DataSet(name, x, labels=classes.astype(np.intp))
 
 
-def _load_image_file(path: Path) -> DataSet:
-    return DataSet(path.name, _pixels(path))
-
-
 def _pixels(path: Path) -> Array:
     images = read_idx(path, ndim=3)
     if images.size == 0:
         fail(f"images in {path}", "at least one image", f"shape {images.shape}")
     if images.dtype != np.uint8:
         return as_rows(images.reshape(len(images), -1).astype(np.float64), f"images in {path}")
+    return _exact(images)
+
+
+def _exact(images: Array) -> Array:
+    """Return bytes as fractions of 256."""
     pixels: Array = images.reshape(len(images), -1).astype(np.float32)
     pixels *= BYTE
     return pixels
-
-
-def _find(folder: Path, stem: str) -> Path | None:
-    """Return the file of that name, plain or gzip, also spelt with a dot before idx."""
-    for name in (stem, stem.replace("-idx", ".idx")):
-        for suffix in SUFFIXES:
-            if (folder / f"{name}{suffix}").is_file():
-                return folder / f"{name}{suffix}"
-    return None

@@ -69,19 +69,17 @@ def test_one_file_of_images_is_for_autoencoding(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
-def test_named_sets_are_looked_for_in_the_variable_and_then_the_cache(
+def test_other_content_under_a_published_name_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("LINNAT_DATA", raising=False)
-    with pytest.raises(InputError, match="LINNAT_DATA"):
+    folder = image_folder(tmp_path / name)
+    monkeypatch.setenv("LINNAT_DATA", str(tmp_path))
+    with pytest.raises(InputError, match="expected the published file .* found other content") as caught:
         load_data(name)
-    image_folder(tmp_path / "cache" / "linnat" / name, images=4)
-    assert len(load_data(name).x) == 4
-    image_folder(tmp_path / "data" / name, images=7)
-    for folder in (tmp_path / "data", tmp_path / "data" / name):
-        monkeypatch.setenv("LINNAT_DATA", str(folder))
-        assert len(load_data(name).x) == 7
+    assert "\n" not in str(caught.value)
+    # As data of one's own it is welcome, but under another name.
+    assert load_data(folder).name == f"own-{name}"
+    assert load_data(image_folder(tmp_path / "mine")).name == "mine"
 
 
 def test_a_set_under_another_name_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
