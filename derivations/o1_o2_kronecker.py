@@ -231,6 +231,17 @@ def _spectrum(d: Derivation) -> None:
         sp.trigsimp,
         formula=r"\lambda_1 - s^*_1 = \sin^2\varphi\, (\lambda_1 - \lambda_2) \geq 0",
     )
+    damping = sp.Symbol("lambda", positive=True)
+    first, across, second = sp.symbols("m_11 m_12 m_22", positive=True)
+    shifted = sp.Matrix([[first + damping, across], [across, second + damping]])
+    left = sp.diag(1 / (first + damping), 1 / (second + damping)) * shifted
+    d.prove(
+        "What EKFAC leaves of the block, with any damping on both: eigenvalues of mean 1, in any basis, since on the "
+        "diagonal nothing is left",
+        sp.simplify(left.trace()),
+        2,
+        formula=r"\mathrm{tr} (\mathrm{diag}(s^*) + \lambda)^{-1} (Q^{\top} M Q + \lambda) = n",
+    )
     inputs, outputs = (sp.Integer(1), sp.Integer(4)), (sp.Integer(4), sp.Integer(1))
     block = sum(a * g for a, g in zip(inputs, outputs, strict=True)) / 2
     kron = sum(inputs) * sum(outputs) / 4

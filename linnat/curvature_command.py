@@ -42,7 +42,7 @@ LAYERS = {
 OPTIMISERS: dict[str, tuple[float, Callable[[float], Optimiser[Any]]]] = {
     "momentum": (0.05, lambda rate: GradientDescent(rate, 0.9)),
     "adam": (3e-3, Adam),
-    "kfac": (0.3, lambda rate: Preconditioned(Kfac(damping=1e-2), rate)),
+    "kfac": (0.1, lambda rate: Preconditioned(Kfac(damping=1e-2), rate)),
 }
 POINTS = "0,10,100"
 

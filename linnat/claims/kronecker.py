@@ -15,6 +15,8 @@ from linnat.nonlinear.preconditioners import Ekfac, Kfac, KfacTridiagonal
 from linnat.nonlinear.preconditioners.ekfac import EkfacState
 from linnat.nonlinear.statistics import Statistics, gather
 
+DAMPING = 0.05
+
 
 def check_kronecker(case: Case, share: float = 1.0) -> Measures:
     """Measure blocks where they are exact; EKFAC's diagonal against the best one, its spectrum; the chain's inverse."""
@@ -52,21 +54,24 @@ def _best_diagonal(rng: np.random.Generator, share: float) -> Measures:
     """Measure EKFAC's diagonal: gradient of the distance, trace, distance against K-FAC's, spectra.
 
     By Schur and Horn the largest k of a matrix's diagonal, in any orthonormal basis, sum to no more than its largest k
-    eigenvalues. By Hoffman and Wielandt two spectra, sorted, are no farther apart than their matrices.
+    eigenvalues. By Hoffman and Wielandt two spectra, sorted, are no farther apart than their matrices. The trace of
+    (M + λ)⁻¹(F + λ) is its size where M is EKFAC's matrix in any basis: what it leaves of the block has the mean 1.
     """
     net, theta, x, _ = instance("bernoulli", rng, rows=10)
     _, work = passes.prepare(net, theta, x)
     batch = gather(net, theta, work, "sampled", rng)
     ekfac = Ekfac(decay=0.0)
     state, _ = ekfac.update(ekfac.init(net), batch)
-    found = np.zeros(5)
+    found = np.zeros(6)
     for i, (left, right) in enumerate(state.bases):
         rows, basis = _rows(batch, i), np.kron(left, right)
         block, kron = rows.T @ rows / batch.rows, np.kron(state.factors.inputs[i], state.factors.outputs[i])
         fixed = np.diagonal(basis.T @ kron @ basis)
         moments = share * state.moments[i].ravel() + (1 - share) * fixed
         size = float(np.linalg.norm(block))
-        distance = float(np.linalg.norm(block - (basis * moments) @ basis.T))
+        made = (basis * moments) @ basis.T
+        distance = float(np.linalg.norm(block - made))
+        damped = DAMPING * np.eye(len(block))
         spectra = np.sort(np.linalg.eigvalsh(block))[::-1], np.sort(moments)[::-1]
         apart = float(np.linalg.norm(spectra[0] - spectra[1]))
         new = (
@@ -75,6 +80,7 @@ def _best_diagonal(rng: np.random.Generator, share: float) -> Measures:
             (distance - float(np.linalg.norm(block - kron))) / size,
             float((np.cumsum(spectra[1]) - np.cumsum(spectra[0])).max()) / size,
             (apart - distance) / size,
+            abs(float(np.trace(np.linalg.solve(made + damped, block + damped))) / len(block) - 1),
         )
         found = np.maximum(found, new)
     words = (
@@ -83,6 +89,7 @@ def _best_diagonal(rng: np.random.Generator, share: float) -> Measures:
         "EKFAC farther from the block than K-FAC",
         "EKFAC's largest eigenvalues above the block's (Schur–Horn)",
         "spectra farther apart than the matrices",
+        "mean eigenvalue that EKFAC leaves, from 1",
     )
     return [Measure(w, float(f), rounding(net)) for w, f in zip(words, found, strict=True)]
 
@@ -95,7 +102,7 @@ def _chain(rng: np.random.Generator) -> Measure:
     """
     net, theta, x, _ = instance("bernoulli", rng, rows=12)
     _, work = passes.prepare(net, theta, x)
-    method = KfacTridiagonal(damping=0.05)
+    method = KfacTridiagonal(damping=DAMPING)
     state, _ = method.update(method.init(net), gather(net, theta, work, "sampled", rng))
     inputs, outputs = method.damped(state)
     diagonal = [np.kron(a, g) for a, g in zip(inputs, outputs, strict=True)]
