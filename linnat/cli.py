@@ -1,4 +1,4 @@
-"""What does the command line offer? `linnat verify | claims | show | info | cite`; `python -m linnat` is the same.
+"""What does the command line offer? `linnat verify | claims | show | info | data | … | cite`; `python -m linnat` is the same.
 
 Exit status: 0 if all is well, 1 if a claim fails, 2 for bad input (one line on stderr, no traceback).
 """
@@ -150,7 +150,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    from linnat import __version__, curvature_command
+    from linnat import __version__, curvature_command, data_command
 
     parser = _Parser(
         prog="linnat",
@@ -194,6 +194,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="as JSON")
     words = "measure preconditioners on a multilayer network against the exact natural gradient"
     curvature_command.add_arguments(_command(commands, "compare-curvature", curvature_command.run, words))
+    words = "list data sets, say where they are looked for, fetch MNIST and Fashion-MNIST"
+    data_command.add_arguments(_command(commands, "data", data_command.list_sets, words))
     _command(commands, "cite", cite, "print BibTeX of the package and of the papers behind it")
     return parser
 

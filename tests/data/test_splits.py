@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from linnat import InputError
-from linnat.data import Split, load_data, load_split, read_idx, validation_split
+from linnat.data import Split, curves_like, load_data, load_split, read_idx, validation_split
 
 
 def own_folder(folder: Path, **changes: np.ndarray) -> Path:
@@ -55,6 +55,7 @@ def test_mnist_is_the_published_one(mnist_folder: Path) -> None:
     assert split.x.flags.c_contiguous
 
 
+@pytest.mark.slow
 def test_fashion_mnist_is_the_published_one(fashion_mnist_folder: Path) -> None:
     split = load_split("fashion-mnist", folder=fashion_mnist_folder, divisor=256)
     np.testing.assert_array_equal(np.bincount(split.labels), 6000)
@@ -84,16 +85,26 @@ def test_the_digest_depends_on_shapes(tmp_path: Path) -> None:
     assert load_split(wide).digest != load_split(same).digest
 
 
-def test_curves_have_no_labels() -> None:
+def test_curves_have_no_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("linnat.data.splits.curves_like", lambda: curves_like(50, 20))
     split = load_split("curves-like", np.float64)
-    assert split.x.shape == (20_000, 784)
-    assert split.x_test.shape == (10_000, 784)
+    assert split.x.shape == (50, 784)
+    assert split.x_test.shape == (20, 784)
     assert split.x.dtype == np.float64
+    np.testing.assert_array_equal(split.x, load_split("curves-like").x)
     assert split.labels is None
     assert split.labels_test is None
     held = validation_split(split, 7)
     assert held.labels is None
     assert held.x_test.shape == (7, 784)
+
+
+@pytest.mark.slow
+def test_curves_are_as_many_as_curves_had() -> None:
+    split = load_split("curves-like")
+    assert split.x.shape == (20_000, 784)
+    assert split.x_test.shape == (10_000, 784)
+    assert load_data("curves-like").x.shape == (20_000, 784)
 
 
 @pytest.mark.parametrize("seed", [0, 5])
