@@ -66,46 +66,96 @@ def _operations(widths: tuple[int, ...]) -> Counter[Shape]:
         calls["solve", n, n, n] += 2 * depth - 2
         calls["gemm", n, n, n] += depth - 1
         return +calls
-    right = _sweep(calls, widths[:-1], start=min(widths[:-1]) < inputs)
-    left = _sweep(calls, widths[:0:-1], start=False)
-    if right.links[0]:  # the error is E F, with W_1 F as one more product
-        calls["gemm", widths[1], inputs, inputs] += 1
+    right, left = _sweep(calls, widths[:-1]), _sweep(calls, widths[:0:-1])
     p, q = left.ranks[::-1], right.ranks
-    _rotated_error(calls, p, q)
-    uniform = p[0] == outputs and q[-1] == inputs
-    inverted = False  # whether an inverse of the links below is kept
-    for i in range(depth):
+    seen, unseen = right.drop, depth - left.drop  # layers before see all inputs, from there on all outputs
+    height, width = p[unseen - 1], q[seen]
+    _error(calls, p, q, seen, unseen)
+    if seen:
+        _near_inputs(calls, widths, left, right)
+    inverted = _inverses(calls, right, p, [min(size, width) for size in q])
+    for i in range(unseen - 1, seen - 1, -1):
         level = depth - 1 - i
-        again = level > 0 and (uniform or p[i] == p[i + 1])
-        links = left.links[level : level + 1] if again else left.links[: level + 1]
-        calls["trsm", p[i], inputs, p[i]] += sum(links)
-        after = q[i + 1] if i + 1 < depth else 0
-        late = right.links[i] and p[i] < q[i] and after < q[i]
-        size = after if late else q[i]
-        calls["trsm", size, size, size] += right.links[i] and size > 0
-        if late:
-            # bᵀ is what is solved for
-            calls["trsm", q[i], p[i], q[i]] += 1
-        shape = (widths[i + 1] if left.bases[level] else 0, p[i], q[i], widths[i] if right.bases[i] else 0)
-        _layer(calls, shape, inverted or (right.links[i] and not late), late)
-        inverted = inverted or right.links[i]
+        again = i < unseen - 1 and p[i] == p[i + 1]
+        calls["trsm", p[i], width, p[i]] += sum(
+            left.links[level : level + 1] if again else left.links[: level + 1]
+        )
+        _between(calls, widths, i, (left, right), inverted[i])
+    if left.drop:
+        calls["gemm", outputs, q[unseen], height] += 1
+        for level in range(left.drop):
+            if left.links[level]:
+                calls["solve" if left.square[level] else "trsm", outputs, q[unseen], outputs] += 1
+            _between(calls, widths, depth - 1 - level, (left, right), inverted[depth - 1 - level])
     return +calls
 
 
-def _rotated_error(calls: Counter[Shape], p: list[int], q: list[int]) -> None:
-    """Count Z_Pᵀ E Z_Q, block by block of rows, where ranks drop on both sides; one product where on one."""
-    outputs, inputs = p[-1], q[0]
-    if p[0] == outputs or q[-1] == inputs:
-        calls["gemm", outputs, inputs, outputs] += p[0] < outputs
-        calls["gemm", outputs, inputs, inputs] += q[-1] < inputs
-        return
-    for rows, columns in zip(np.diff(p, prepend=0).tolist(), q, strict=True):
-        if rows and rows < columns:
+def _error(calls: Counter[Shape], p: list[int], q: list[int], seen: int, unseen: int) -> None:
+    """Count the rows and columns of the error that pass, and Z_Pᵀ E Z_Q block by block of rows."""
+    outputs, inputs, left, right = p[-1], q[0], unseen < len(p), seen > 0
+    calls["gemm", p[seen - 1], inputs, outputs] += left and right
+    calls["gemm", outputs, q[unseen] if left else 0, inputs] += left and right
+    for rows, end, reach in zip(np.diff(p[:unseen], prepend=0).tolist(), p, q, strict=False):
+        count = min(reach, q[seen])
+        if not rows or not (left or right):
+            continue
+        if right and end <= p[seen - 1]:
+            calls["gemm", rows, count, inputs] += 1
+        elif not right or (left and count <= q[unseen]):
+            calls["gemm", rows, count, outputs] += 1
+        elif rows < count:
             calls["gemm", rows, inputs, outputs] += 1
-            calls["gemm", rows, columns, inputs] += 1
-        elif rows:
-            calls["gemm", outputs, columns, inputs] += 1
-            calls["gemm", rows, columns, outputs] += 1
+            calls["gemm", rows, count, inputs] += 1
+        else:
+            calls["gemm", outputs, count, inputs] += 1
+            calls["gemm", rows, count, outputs] += 1
+
+
+def _near_inputs(calls: Counter[Shape], widths: tuple[int, ...], left: _Swept, right: _Swept) -> None:
+    """Count the layers before the first drop: rows of the error through the links as they come."""
+    p, seen, inputs = left.ranks[::-1], right.drop, widths[0]
+    height = p[seen - 1]
+    calls["gemm", height, inputs, right.ranks[seen]] += 1
+    for link, rank in zip(left.links, left.ranks, strict=True):
+        size = min(rank, height)
+        calls["trsm", size, size, size] += link
+    for i in range(seen):
+        level = len(p) - 1 - i
+        if right.links[i]:
+            calls["solve" if right.square[i] else "trsm", inputs, height, inputs] += 1
+        calls["gemm", p[i], inputs, p[i]] += any(left.links[: level + 1])
+        calls["gemm", widths[i + 1], inputs, p[i]] += left.bases[level]
+        calls["gemm", widths[i + 1], widths[i], inputs] += right.bases[i]
+
+
+def _inverses(
+    calls: Counter[Shape], right: _Swept, p: list[int], sizes: list[int]
+) -> list[tuple[bool, bool]]:
+    """Count the inverses of the links; return for each layer whether there is one, and a link left to solve with."""
+    result, inverted = [], False
+    for link, few, size, after in zip(right.links, p, sizes, [*sizes[1:], 0], strict=True):
+        late = link and few < size and after < size
+        kept = after if late else size
+        calls["trsm", kept, kept, kept] += link and kept > 0
+        result.append((inverted or (link and not late), late))
+        inverted = inverted or link
+    return result
+
+
+def _between(
+    calls: Counter[Shape],
+    widths: tuple[int, ...],
+    i: int,
+    sides: tuple[_Swept, _Swept],
+    key: tuple[bool, bool],
+) -> None:
+    left, right = sides
+    level, (inverted, late) = len(left.ranks) - 1 - i, key
+    p, q = left.ranks[level], right.ranks[i]
+    if late:
+        calls["trsm", q, p, q] += 1  # bᵀ is what is solved for
+    shape = (widths[i + 1] if left.bases[level] else 0, p, q, widths[i] if right.bases[i] else 0)
+    _layer(calls, shape, inverted, late)
 
 
 def _layer(calls: Counter[Shape], shape: tuple[int, int, int, int], inverted: bool, late: bool) -> None:
@@ -128,33 +178,37 @@ def _layer(calls: Counter[Shape], shape: tuple[int, int, int, int], inverted: bo
 
 
 class _Swept(NamedTuple):
-    """What a sweep leaves at each level: rank, whether there is a basis, whether there is a link to solve with."""
+    """What a sweep leaves at each level: rank, basis, link to solve with, whether it is square; the first drop or 0."""
 
     ranks: list[int]
     bases: list[bool]
     links: list[bool]
+    square: list[bool]
+    drop: int
 
 
-def _sweep(calls: Counter[Shape], sizes: tuple[int, ...], *, start: bool) -> _Swept:
-    """Count one sweep of generic matrices: the way out with products and QRs, the way back with rotations."""
+def _sweep(calls: Counter[Shape], sizes: tuple[int, ...]) -> _Swept:
+    """Count one thin sweep of generic matrices: the way out with products and QRs, the way back with rotations."""
     ranks = list(accumulate(sizes, min))
-    bases, links, turns = [False], [start], [False]
+    drop = next((j for j, rank in enumerate(ranks) if rank < ranks[0]), 0)
+    bases, links, turns, square = [False], [False], [False], [False]
     for j, size in enumerate(sizes[1:], 1):
         columns = ranks[j - 1]
+        square.append(not bases[-1] and size == columns > ranks[-1])
         if bases[-1]:
             calls["gemm", size, columns, sizes[j - 1]] += 1
-        if not bases[-1] and size == columns > ranks[-1]:
+        if square[-1]:
             bases.append(False)  # the rotation to come triangularises this square link
         elif size >= columns:
             calls["qr", size, columns, columns] += 1
             bases.append(True)
         else:
-            calls["qr", columns, size, columns] += 1
+            calls["qr", columns, size, size if j == drop else columns] += 1
             bases.append(False)
         links.append(True)
         turns.append(size < columns)
     turned = False
-    for j in range(len(sizes) - 1, -1, -1):
+    for j in range(len(sizes) - 1, drop - 1, -1):
         rank = ranks[j]
         if turned:
             calls["gemm", sizes[j], rank, rank] += bases[j]
@@ -163,7 +217,10 @@ def _sweep(calls: Counter[Shape], sizes: tuple[int, ...], *, start: bool) -> _Sw
             calls["gemm", ranks[j - 1], rank, rank] += turns[j]
         bases[j] = bases[j] or turned
         turned = turned or turns[j]
-    return _Swept(ranks, bases, links)
+    for _ in range(drop - 1):
+        calls["gemm", ranks[0], ranks[drop], ranks[0]] += 1
+        calls["qr", ranks[0], ranks[drop], ranks[drop]] += 1
+    return _Swept(ranks, bases, links, square, drop)
 
 
 def _floor(calls: Counter[Shape]) -> float:

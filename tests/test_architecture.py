@@ -39,6 +39,7 @@ STAGES = (
         "rank_report",
         "masks",
         "staircase",
+        "thin_staircase",
         "kernel",
         "null_space",
         "balanced",

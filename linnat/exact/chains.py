@@ -109,6 +109,11 @@ class Chains(NamedTuple):
     right: Sweep
 
     @property
+    def thin(self) -> bool:
+        """Whether a sweep has left out what a drop of rank cuts off."""
+        return bool(self.left.whole or self.right.whole)
+
+    @property
     def output_ranks(self) -> tuple[int, ...]:
         """r(B̃_1), …, r(B̃_L)."""
         return self.left.ranks[::-1]
@@ -146,6 +151,8 @@ def make_problem(net: LinearNetwork, task: Task) -> tuple[Problem, tuple[int, ..
 
 def assemble(net: LinearNetwork, sides: Sides, batch: tuple[int, ...]) -> Problem:
     """Return the arrays of a network and of what it sees of a task, leading axes made one."""
+    if not batch and net.dtype == np.float64:
+        return Problem(net.maps, net.weights, *sides.moments[:2], sides.goal, sides.noise)
 
     def settle(array: Array) -> Array:
         array = array.astype(net.dtype, copy=False)
@@ -162,13 +169,13 @@ def assemble(net: LinearNetwork, sides: Sides, batch: tuple[int, ...]) -> Proble
 
 
 def groups(
-    problem: Problem, batch: tuple[int, ...], rtol: float | None = None
+    problem: Problem, batch: tuple[int, ...], rtol: float | None = None, *, thin: bool = False
 ) -> Iterator[tuple[Any, Problem, Chains]]:
-    """Yield (index, problem, chains) for each set of networks with equal ranks."""
+    """Yield (index, problem, chains) for each set of networks with equal ranks; sweeps are thin where they can be."""
     cut = None if rtol is None else as_scalar(rtol, "rtol", low=0.0)
     generic = _generic(problem)
     if cut is None and generic is not None:
-        chains = make_chains(problem, *generic)
+        chains = make_chains(problem, *generic, thin=thin)
         certain = chains.left.certain & chains.right.certain
         if certain.all():
             yield ..., problem, chains
@@ -176,7 +183,7 @@ def groups(
     else:
         certain = np.zeros(problem.maps[0].shape[:-2], bool)
     if not batch:
-        yield ..., problem, make_chains(problem, *_decide(problem, cut))
+        yield ..., problem, make_chains(problem, *_decide(problem, cut), thin=thin)
         return
     patterns: dict[Any, list[int]] = {}
     for i in range(len(certain)):
@@ -184,17 +191,23 @@ def groups(
         patterns.setdefault(key, []).append(i)
     for (left, right), members in patterns.items():
         part = problem.take(members)
-        yield members, part, make_chains(part, left, right)
+        yield members, part, make_chains(part, left, right, thin=thin)
 
 
-def make_chains(problem: Problem, left: tuple[int, ...], right: tuple[int, ...]) -> Chains:
-    """Sweep both sides with given ranks (r_0 … r_m, counted from the outside)."""
+def make_chains(
+    problem: Problem, left: tuple[int, ...], right: tuple[int, ...], *, thin: bool = False
+) -> Chains:
+    """Sweep both sides with given ranks (r_0 … r_m, counted from the outside); `thin` where they can be."""
+    thin = thin and _can_be_thin(left, right)
     factors, maps = outward_factors(problem)
     if factors and left[-1] < left[0]:
         # Where a rank drops on the output side, projectors are orthogonal in the metric of the noise.
         factors[0] = transpose(problem.whiten(problem.weights[-1]))
     start = problem.factor if _needs_factor(problem, right) else None
-    chains = Chains(sweep(None, factors, left), sweep(start, maps, right))
+    scales = k.column_norms(start) if thin and start is not None and not problem.biases else None
+    chains = Chains(
+        sweep(None, factors, left, thin=thin), sweep(start, maps, right, thin=thin, scales=scales)
+    )
     shape = problem.maps[0].shape[:-2]
     if not shape:
         return chains
@@ -233,9 +246,21 @@ def ranks(net: LinearNetwork, task: Task, rtol: float | None = None) -> Ranks:
 
 
 def _needs_factor(problem: Problem, right: tuple[int, ...]) -> bool:
-    # With S invertible and no drop of rank S cancels, and its condition with it.
+    # With S invertible and no drop of rank S cancels, and its condition with it; and where it is the identity.
     size = problem.maps[0].shape[-1]
-    return right[0] < size or right[-1] < right[0]
+    return right[0] < size or (right[-1] < right[0] and not _is_identity(problem.factor))
+
+
+def _is_identity(matrix: Array) -> bool:
+    rows, columns = matrix.shape[-2:]
+    diagonal = np.diagonal(matrix, axis1=-2, axis2=-1)
+    return rows == columns and bool((diagonal == 1).all()) and np.count_nonzero(matrix) == diagonal.size
+
+
+def _can_be_thin(left: tuple[int, ...], right: tuple[int, ...]) -> bool:
+    """Return whether no layer sees all inputs and all outputs, where both sides drop."""
+    both = left[-1] < left[0] and right[-1] < right[0]
+    return not both or left.count(left[0]) + right.count(right[0]) <= len(left)
 
 
 def _generic(problem: Problem) -> tuple[tuple[int, ...], tuple[int, ...]] | None:

@@ -10,8 +10,8 @@ from linnat._checks import Array, RngLike, as_rng, representable
 from linnat.exact.chains import Problem, assemble, groups, make_chains, make_problem, ranks
 from linnat.exact.network import LinearNetwork
 from linnat.exact.perturbation import perturbed_network, perturbed_sides
-from linnat.exact.staircase import staircase
 from linnat.exact.task import Task
+from linnat.exact.thin_staircase import layerwise
 from linnat.linalg.kernels import frobenius
 
 SAFETY = 4.0
@@ -128,13 +128,13 @@ def error_estimate(
     size = problem.maps[0].shape[0] if batch else 1
     copies = [_perturbed(net, task, batch, generator) for _ in range(COPIES)]
     total, layers, absolute = np.empty(size), np.empty((size, net.depth)), np.empty(size)
-    for index, part, chains in groups(problem, batch, rtol):
+    for index, part, chains in groups(problem, batch, rtol, thin=True):
         ranks = chains.left.ranks, chains.right.ranks
         moved = []
         for copy in copies:
             again = copy if index is ... else copy.take(index)
-            moved.append(staircase(again, make_chains(again, *ranks)))
-        base = staircase(part, chains)
+            moved.append(layerwise(again, make_chains(again, *ranks, thin=True)))
+        base = layerwise(part, chains)
         changes = np.stack(
             [np.max([frobenius(m[i] - v) for m in moved], axis=0) for i, v in enumerate(base)], axis=-1
         )

@@ -24,8 +24,9 @@ from linnat.exact.factored import factored
 from linnat.exact.masks import layer_mask
 from linnat.exact.minimum_norm import minimum_norm
 from linnat.exact.network import Direction, LinearNetwork
-from linnat.exact.staircase import square, staircase
+from linnat.exact.staircase import square
 from linnat.exact.task import Task
+from linnat.exact.thin_staircase import layerwise
 
 GAUGES = ("layerwise", "minimum-norm")
 DAMPING_KINDS = ("exact", "factored")
@@ -102,11 +103,14 @@ def natural_gradient(
     as_choice(gauge, "gauge", GAUGES)
     as_choice(damping_kind, "damping_kind", DAMPING_KINDS)
     strength = as_scalar(damping, "damping", low=0.0)
-    layer_mask(mask, net.depth) if isinstance(net, LinearNetwork) else None
+    if mask is not None and isinstance(net, LinearNetwork):
+        layer_mask(mask, net.depth)
     if mask is not None and gauge == "minimum-norm":
         raise ConditionError("mask: only the gauge 'layerwise' is defined with a mask (statement N5).")
     problem, batch = make_problem(net, task)
     result = _compute(problem, batch, gauge, strength, damping_kind, mask, rtol)
+    if not batch:
+        return tuple(-r for r in result)
     return tuple(-r.reshape(*batch, *r.shape[-2:]) for r in result)
 
 
@@ -124,7 +128,8 @@ def _compute(
         if fast is not None:
             return fast
     result: list[Array] = []
-    for index, part, chains in groups(problem, batch, rtol):
+    thin = damping == 0 and gauge == "layerwise" and mask is None
+    for index, part, chains in groups(problem, batch, rtol, thin=thin):
         if damping > 0 and kind == "factored":
             pieces = factored(part, chains, damping, mask)
         elif damping > 0:
@@ -132,7 +137,7 @@ def _compute(
         elif gauge == "minimum-norm":
             pieces = minimum_norm(part, chains)
         else:
-            pieces = staircase(part, chains, mask)
+            pieces = layerwise(part, chains, mask)
         if index is ...:
             return pieces
         if not result:

@@ -18,6 +18,8 @@ from linnat.linalg import kernels as k
 from linnat.linalg.chain import Link, Sweep, extend_inverse, solve_outer
 from linnat.linalg.kernels import transpose
 
+Key = tuple[Array | None, Link | None]
+
 
 def square(problem: Problem, mask: Any = None) -> list[Array] | None:
     """Return N1 for square invertible layers by one LU each, or None where that is not certain.
@@ -28,8 +30,10 @@ def square(problem: Problem, mask: Any = None) -> list[Array] | None:
     outputs = problem.weights[0].shape[-2]
     if problem.factor.shape[-1] != size or any(m.shape[-2:] != (size, size) for m in problem.maps[:-1]):
         return None
-    if problem.weights[-1].shape[-2:] != (outputs, outputs) or not problem.factor.any(axis=-2).all():
+    if problem.weights[-1].shape[-2:] != (outputs, outputs):
         return None
+    if not (problem.factor[..., 0, :].all() or problem.factor.any(axis=-2).all()):
+        return None  # a column of zeros: S is singular
     limit = 1e-3 / (size * float(np.finfo(problem.weights[0].dtype).eps))
     factors = [k.factor(w) for w in problem.weights]
     depth, dtype = problem.depth, problem.weights[0].dtype
@@ -80,7 +84,7 @@ def staircase(
         share = share / np.where(total > 0, total, 1)
     weights = _spread(share.astype(error.dtype), p, q, together=together)
     uniform = not (left.drops or right.drops)
-    inverses = _inverses(right, p, q)
+    keys = inverses(right, p, q)
     result: list[Array] = []
     solved = error
     for i in range(depth - 1, -1, -1):
@@ -91,7 +95,7 @@ def staircase(
             weighted = error if uniform else error[..., : p[i], :] * weights[i, : p[i]]
             solved = solve_outer(left.links[: level + 1], weighted, p[i])
         middle = solved[..., : q[i]]
-        v = _between(left.bases[level], middle, *inverses[i], right.bases[i])
+        v = between(left.bases[level], middle, *keys[i], right.bases[i])
         if level == 0 and left.drops:
             v = problem.colour(v)
         result.append(v * weights[i].flat[0] if uniform and weights[i].size else v)
@@ -198,12 +202,12 @@ def _spread(share: Array, p: Sequence[int], q: Sequence[int], *, together: bool)
     return share[:, row_block[:, None], column_block[None, :]]
 
 
-def _inverses(right: Sweep, p: Sequence[int], q: Sequence[int]) -> list[tuple[Array | None, Link | None]]:
+def inverses(right: Sweep, p: Sequence[int], q: Sequence[int]) -> list[Key]:
     """Return K_i = (T_{i-1} ⋯ T_0)⁻¹, leading blocks, for every layer: as K, or as K and a link to solve with.
 
     What comes after a drop of rank needs only a block of K_i; the layer itself, with few rows, is better off solving.
     """
-    result: list[tuple[Array | None, Link | None]] = []
+    result: list[Key] = []
     inverse: Array | None = None
     for link, few, rank, after in zip(right.links, p, q, (*q[1:], 0), strict=True):
         if link is not None and few < rank and after < rank:
@@ -216,7 +220,7 @@ def _inverses(right: Sweep, p: Sequence[int], q: Sequence[int]) -> list[tuple[Ar
     return result
 
 
-def _between(
+def between(
     left: Array | None, middle: Array, inverse: Array | None, link: Link | None, right: Array | None
 ) -> Array:
     """Return U X K T⁻¹ Vᵀ, factors None being the identity, in the order that costs least."""

@@ -19,19 +19,22 @@ from linnat._checks import Array
 SMALL = 48  # below this size an SVD is cheaper than an iteration
 ITERATIONS = 12
 QR_BLOCK = 64
-NARROW = 8  # fewer columns than this are solved for without copies
+NARROW = 8  # fewer columns than this, and matrices of up to DIRECT rows, are solved for by one call of LAPACK
+DIRECT = 128
 SMALLEST_SQUARE = 1e-260  # below, the squares in a norm may have been rounded to zero
 
 
 class Factored(NamedTuple):
-    """A square matrix ready for solves: LU factors of a single matrix, or the stack itself.
+    """A square matrix ready for solves: LU factors of a single matrix, or of its transpose; or the stack itself.
 
-    `order` are the rows of the matrix in the order of L.
+    `order` are the rows of what was factored in the order of L (empty where LAPACK does the whole solve), `turned`
+    tells that it was the transpose.
     """
 
     matrix: Array
     pivots: Array | None
     order: Array | None = None
+    turned: bool = False
 
 
 def transpose(a: Array) -> Array:
@@ -47,6 +50,8 @@ def matmul(a: Array, b: Array) -> Array:
     first, first_flag = _fortran(a)
     second, second_flag = _fortran(b)
     gemm = blas.dgemm if a.dtype == np.float64 else blas.sgemm
+    if first_flag and second_flag:  # bᵀaᵀ, so that the product is like its factors
+        return cast(Array, gemm(1.0, second, first).T)
     return cast(Array, gemm(1.0, first, second, trans_a=first_flag, trans_b=second_flag))
 
 
@@ -105,17 +110,20 @@ def factor(a: Array) -> Factored:
     if a.ndim > 2:
         return Factored(a, None)
     getrf = lapack.dgetrf if a.dtype == np.float64 else lapack.sgetrf
-    lu, pivots, _ = getrf(a)
+    matrix, flag = _fortran(a)
+    lu, pivots, _ = getrf(matrix)
+    if len(a) <= DIRECT:
+        return Factored(lu, pivots, turned=flag)
     order = lapack.dlaswp(np.arange(len(a), dtype=np.float64)[:, None], pivots)[:, 0]
-    return Factored(lu, pivots, order.astype(np.intp))
+    return Factored(lu, pivots, order.astype(np.intp), flag)
 
 
 def solve(a: Factored, b: Array, *, transposed: bool = False) -> Array:
     """Return a⁻¹ b, or a⁻ᵀ b. 2 n² k flops."""
-    if a.pivots is None or a.order is None:
+    if a.pivots is None:
         return cast(Array, np.linalg.solve(transpose(a.matrix) if transposed else a.matrix, b))
-    double = a.matrix.dtype == np.float64
-    if b.shape[-1] < NARROW:
+    double, transposed = a.matrix.dtype == np.float64, transposed ^ a.turned
+    if b.shape[-1] < NARROW or a.order is None:
         getrs = lapack.dgetrs if double else lapack.sgetrs
         return cast(Array, getrs(a.matrix, a.pivots, b, trans=int(transposed))[0])
     # On bᵀ from the right: getrs solves from the left, for which OpenBLAS has the slower kernels (up to 1.7 times).
@@ -139,7 +147,7 @@ def solve_checked(a: Factored, original: Array, b: Array) -> tuple[Array, Array]
     if a.pivots is not None:
         gecon = lapack.dgecon if original.dtype == np.float64 else lapack.sgecon
         norm = _one_norm(original)
-        reciprocal = gecon(a.matrix, norm)[0] if norm else 0.0
+        reciprocal = gecon(a.matrix, norm, norm="I" if a.turned else "1")[0] if norm else 0.0
         return solve(a, b), np.asarray(1 / reciprocal if reciprocal > 0 else np.inf)
     size, columns = original.shape[-1], b.shape[-1]
     identity = np.broadcast_to(np.eye(size, dtype=original.dtype), original.shape)
@@ -154,7 +162,7 @@ def inverse_checked(a: Factored, original: Array) -> tuple[Array, Array]:
     """Return a⁻¹ and the condition number of a like `solve_checked`, here without an estimate. 2 n³ flops."""
     identity = np.eye(original.shape[-1], dtype=original.dtype)
     if a.pivots is not None:
-        inverse = solve(a, identity)
+        inverse = solve_right(identity, a)
         condition = _one_norm(original) * _one_norm(inverse)
         return inverse, np.asarray(condition if np.isfinite(condition) else np.inf)
     try:
@@ -182,6 +190,16 @@ def frobenius(a: Array) -> Array:
     return np.asarray(scale * np.sqrt(np.einsum("...ij,...ij->...", scaled, scaled)))
 
 
+def column_norms(a: Array) -> Array:
+    """Return the Euclidean norm of each column (…, n), in the dtype of the matrix."""
+    square = np.einsum("...ij,...ij->...j", a, a, dtype=np.float64)
+    if ((square > SMALLEST_SQUARE) & (square < np.inf)).all():
+        return np.asarray(np.sqrt(square).astype(a.dtype))
+    largest = np.abs(a).max(axis=-2, initial=0.0)
+    scale = np.where(largest > 0, largest, 1.0).astype(np.float64)
+    return np.asarray(scale * np.linalg.norm(a / scale[..., None, :], axis=-2)).astype(a.dtype)
+
+
 def two_norm(a: Array) -> Array:
     """Return the largest singular value: by a power iteration, within a few per cent, for a large matrix."""
     if 0 in a.shape[-2:]:
@@ -191,19 +209,18 @@ def two_norm(a: Array) -> Array:
     return np.asarray(_power_iteration(lambda x: matmul(a.T, matmul(a, x)), a.shape[1], a.dtype))
 
 
-def inverse_norm(a: Array) -> Array:
+def inverse_norm(a: Factored, original: Array) -> Array:
     """Return ‖a⁻¹‖ of a square matrix, like `two_norm`; inf where singular."""
-    size = a.shape[-1]
-    if a.ndim > 2 or size < SMALL:
-        return inverse_norm_triangular(a, lower=False)  # by singular values
-    factored = factor(a)
-    if not np.diagonal(factored.matrix).all():
+    size = original.shape[-1]
+    if original.ndim > 2 or size < SMALL:
+        return inverse_norm_triangular(original, lower=False)  # by singular values
+    if not np.diagonal(a.matrix).all():
         return np.asarray(np.inf)
 
     def step(x: Array) -> Array:
-        return solve(factored, solve(factored, x, transposed=True))
+        return solve(a, solve(a, x, transposed=True))
 
-    return np.asarray(_power_iteration(step, size, a.dtype))
+    return np.asarray(_power_iteration(step, size, original.dtype))
 
 
 def inverse_norm_triangular(t: Array, *, lower: bool) -> Array:
