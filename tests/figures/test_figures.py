@@ -30,6 +30,7 @@ WANTED = {
     "c3_breakdown_and_width",
     "c6_modes_under_gamma",
     "c7_means_on_straight_lines",
+    "c7_nonlinear_networks",
     "c8_angle_and_rate",
     "c8_two_limits",
     "c10_invariance_lost",
@@ -78,6 +79,20 @@ CLAIMED = {
         "optimum",
         "law",
         "law_of_tanh",
+    ),
+    "c7_nonlinear_networks": (
+        "few",
+        "few_lines",
+        "many_linear",
+        "many_integrated",
+        "many_tanh",
+        "many_lines",
+        "tanh_distances",
+        "tanh_residuals",
+        "tanh_reached",
+        "tanh_elsewhere",
+        "relu_distances",
+        "relu_elsewhere",
     ),
     "c8_angle_and_rate": ("inside", "distances"),
     "c8_two_limits": ("limit", "offset", "slack", "value", "widest", "natural", "predicted", "margins"),
@@ -138,6 +153,7 @@ CLAIMED = {
 }
 # Errors and conditions are told from the truth by decades, everything else by a tenth.
 FACTOR = {
+    "c7_nonlinear_networks": 1e3,
     "n3_error_against_bound": 1e5,
     "n3_time_and_memory": 1e9,
     "x9_error_against_depth_and_condition": 1e5,
