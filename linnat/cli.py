@@ -1,4 +1,4 @@
-"""What does the command line offer? `linnat verify | claims | show | info | data | … | cite`; `python -m linnat` is the same.
+"""What does the command line offer? `linnat --help` lists the commands; `python -m linnat` is the same.
 
 Exit status: 0 if all is well, 1 if a claim fails, 2 for bad input (one line on stderr, no traceback).
 """
