@@ -46,6 +46,7 @@ WANTED = {
     "n5_masks",
     "n7_factored_damping",
     "o2_quality_by_layers",
+    "o2_kronecker_eigenbasis",
     "o2_quality_of_approximations",
     "o2_spectra_of_blocks",
     "s1_condition_against_depth",
@@ -130,6 +131,7 @@ CLAIMED = {
     "n5_masks": ("rates", "full", "alphas", "losses"),
     "n7_factored_damping": ("errors", "dense", "floors", "weak", "strong", "limits"),
     "o2_quality_by_layers": ("layer_decreases", "layer_cosines"),
+    "o2_kronecker_eigenbasis": ("distances", "errors", "pictures"),
     "o2_quality_of_approximations": ("decrease", "cosine"),
     "o2_spectra_of_blocks": (
         *("spectra_1", "spectra_2", "spectra_3", "trace_1", "trace_2", "trace_3"),
