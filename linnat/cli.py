@@ -39,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     2
     """
     _prepare_streams()
-    options = _parser().parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = options.run
     try:
+        options = _parser().parse_args(arguments)
+        run: Callable[[argparse.Namespace], int] = options.run
         hardware.with_kernel(getattr(options, "blas_kernel", None), restart=arguments is None)
         status = run(options)
         sys.stdout.flush()
@@ -150,7 +150,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    from linnat import __version__, curvature_command, data_command
+    from linnat import __version__
 
     parser = _Parser(
         prog="linnat",
@@ -192,12 +192,21 @@ def _parser() -> argparse.ArgumentParser:
     hint = "do not time the kernels that this processor supports (2 s)"
     command.add_argument("--quick", "--no-measure", dest="measured", action="store_false", help=hint)
     command.add_argument("--json", action="store_true", help="as JSON")
+    _add_practice(commands)
+    _command(commands, "cite", cite, "print BibTeX of the package and of the papers behind it")
+    return parser
+
+
+def _add_practice(commands: Any) -> None:
+    """Add the commands about multilayer networks and their data."""
+    from linnat import compare_command, curvature_command, data_command
+
+    words = "compare optimisers: tuned alike, over seeds, on the clock, with a report"
+    compare_command.add_arguments(_command(commands, "compare", compare_command.run, words))
     words = "measure preconditioners on a multilayer network against the exact natural gradient"
     curvature_command.add_arguments(_command(commands, "compare-curvature", curvature_command.run, words))
     words = "list data sets, say where they are looked for, fetch MNIST and Fashion-MNIST"
     data_command.add_arguments(_command(commands, "data", data_command.list_sets, words))
-    _command(commands, "cite", cite, "print BibTeX of the package and of the papers behind it")
-    return parser
 
 
 def _command(

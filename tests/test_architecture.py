@@ -92,6 +92,7 @@ MAY_IMPORT = {
     "nonlinear": (*LOW, "data"),
     "data": ("_checks", "_files"),
     "hardware": ("_checks",),
+    "compare": ("_checks", "_files", "families", "nonlinear", "data", "hardware", "__version__"),
 }
 NEVER = {
     "": {"sympy", "matplotlib", "hypothesis", "pytest", "mpmath", "sklearn"},  # linnat, when imported
@@ -306,6 +307,9 @@ def test_every_stage_of_exact_has_a_place() -> None:
         ("linnat.dense.fisher", "from ..linalg import vec"),
         ("linnat.nonlinear.kfac", "from linnat.exact.fisher import fisher"),
         ("linnat.claims.natural", "import matplotlib.pyplot as plt"),
+        ("linnat.compare.pictures", "import matplotlib.pyplot as plt"),
+        ("linnat.compare.run", "from linnat.exact.network import LinearNetwork"),
+        ("linnat.nonlinear.training", "from linnat.compare.run import execute"),
         ("linnat.claims.natural", "if True:\n    import sympy"),
         ("linnat.data.sets", "import sklearn.datasets"),
         ("linnat.data.sets", "from linnat.exact.task import Task"),

@@ -3,12 +3,13 @@
 `GradientDescent` (plain, momentum, Nesterov), `Rmsprop` and `Adam` are the baselines; `Preconditioned` takes any
 preconditioner (O1–O3); `TruncatedNewton`, which is Hessian-free with Gauss–Newton, `KrylovSubspaceDescent` and
 `NaturalConjugateGradient` work with products of a curvature matrix (statements O4, O5); `minimise` is SciPy's L-BFGS or
-nonlinear conjugate gradients on all rows.
+nonlinear conjugate gradients on all rows, `LbfgsBursts` a few of its iterations on each minibatch.
 """
 
 from __future__ import annotations
 
 from linnat.nonlinear.optimisers._contract import Batch, Optimiser, Report, as_batch
+from linnat.nonlinear.optimisers.bursts import LbfgsBursts
 from linnat.nonlinear.optimisers.first_order import Adam, GradientDescent, Rmsprop
 from linnat.nonlinear.optimisers.full_batch import Minimum, minimise
 from linnat.nonlinear.optimisers.preconditioned import Preconditioned
@@ -20,6 +21,7 @@ __all__ = [
     "Batch",
     "GradientDescent",
     "KrylovSubspaceDescent",
+    "LbfgsBursts",
     "Minimum",
     "NaturalConjugateGradient",
     "Optimiser",
