@@ -16,6 +16,7 @@ import linnat as ln
 from linnat.data.sets import load_data
 from linnat.dense import fisher as by_definition
 from linnat.dense import natural as dense
+from linnat.exact import minimum_norm as module
 from linnat.exact.minimum_norm import TOLERANCE
 from linnat.linalg import memory
 from tests import tolerances
@@ -365,3 +366,20 @@ def test_the_autoencoder_of_mnist(mnist_folder: Path, biases: bool) -> None:
     tolerances.assert_close(column(other.direction), column(found.direction), 1e-9)
     # Negative control: a direction that is a little too long is told.
     assert float(found.residual) < 1e-3 * np.linalg.norm(1e-6 * changes[0]) / np.linalg.norm(changes[0])
+
+
+def test_deep_networks_start_with_lsqr_on_j(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    net = ln.LinearNetwork([rng.standard_normal((8, 8)) / 8**0.5 + np.eye(8) for _ in range(10)])
+    task = ln.Task(rng.standard_normal((8, 8)))
+    factored = ln.solve_minimum_norm(net, task, method="kernel-qr")
+    found = ln.solve_minimum_norm(net, task, method="kernel-lsqr")
+    monkeypatch.setattr(module, "DEEP", 99)
+    bare = ln.solve_minimum_norm(net, task, method="kernel-lsqr")
+    condition = sum(float(np.linalg.cond(w)) for w in net.weights)
+    change = np.linalg.norm(column(found.direction) - column(factored.direction))
+    assert change <= tolerances.solve(F64, 80, condition) * np.linalg.norm(column(factored.direction))
+    # The start is of use: fewer iterations, and what is left of the error is smaller.
+    assert found.iterations < bare.iterations
+    assert found.residual < bare.residual
+    assert found.tilt <= TOLERANCE * np.finfo(F64).eps
