@@ -6,7 +6,7 @@ import numpy as np
 
 from linnat._checks import Array
 from linnat.claims._core import CONSTANT, Case, Claim, Measure, Measures, relative
-from linnat.claims._multilayer import EPS, always, nowhere
+from linnat.claims._multilayer import EPS, always, instance, nowhere
 from linnat.dense import fisher as dense_fisher
 from linnat.dense import natural as dense_natural
 from linnat.exact.network import LinearNetwork, induced_change, unflatten
@@ -20,15 +20,20 @@ from linnat.nonlinear.preconditioners.prong import SCALES, ProngState, from_whit
 from linnat.nonlinear.statistics import Statistics, gather
 
 DAMPINGS = (1e-8, 1e-10)
-WIDE, BOTTLENECK = (3, 4, 5, 3), (4, 2, 4)
+BOTTLENECK = (4, 2, 4)
 ROWS = 30
 CORRECTIONS, DECAY = 10_000, 0.9
 NETWORKS, SPREAD = 8, 0.03
 
 
-def check_online(case: Case, widths: tuple[int, ...] = WIDE) -> Measures:
+def wide(rng: np.random.Generator) -> tuple[int, ...]:
+    """Draw widths without a bottleneck."""
+    return (3, *(int(n) for n in rng.integers(3, 6, int(rng.integers(1, 3)))), 3)
+
+
+def check_online(case: Case, widths: tuple[int, ...] | None = None) -> Measures:
     """Measure the step's induced change against the dense solution, and how its error falls with the damping."""
-    net, theta, x, y, linear, task = linear_problem(case.rng, widths)
+    net, theta, x, y, linear, task = linear_problem(case.rng, wide(case.rng) if widths is None else widths)
     gradient = passes.gradient(net, theta, x, y)[1]
     wanted = induced_change(linear, dense_natural.natural_gradient(linear, task, gauge="minimum-norm"))
     errors = []
@@ -95,9 +100,8 @@ def check_white(case: Case, centred: bool = True) -> Measures:
 
 
 def _both_views(rng: np.random.Generator, scale: str, centred: bool) -> Measures:
-    net = Network((3, 4, 2), "tanh", "bernoulli")
-    theta = initial(net, "glorot", rng=rng)
-    x, y = rng.standard_normal((12, 3)) + 1.0, rng.integers(0, 2, (12, 2)).astype(float)
+    net, theta, x, y = instance("bernoulli", rng, rows=12)
+    x = x + 1.0
     method = Prong(epsilon=0.05, scale=scale)
     _, work = passes.prepare(net, theta, x)
     state, _ = method.update(method.init(net), gather(net, theta, work, "sampled", rng))
@@ -143,14 +147,14 @@ def _changed(state: ProngState) -> Array:
 def _white_block(rng: np.random.Generator) -> Measure:
     """Compare a layer's block in white coordinates with I ⊗ G, for identity units: the input half of its condition."""
     epsilon = 1e-10
-    net, theta, x, _, linear, task = linear_problem(rng, WIDE)
+    net, theta, x, _, linear, task = linear_problem(rng, wide(rng))
     method = Prong(epsilon=epsilon)
     batch = exact_noise(net, theta, x)
     state, _ = method.update(method.init(net), batch)
     inside = _changed(state)[net.slices[0], net.slices[0]]
     white = inside @ dense_fisher.gauss_newton(linear, task)[net.slices[0], net.slices[0]] @ inside.T
     errors = batch.errors[0]
-    wanted = np.kron(np.eye(WIDE[0] + 1), errors.T @ errors / batch.rows)
+    wanted = np.kron(np.eye(net.widths[0] + 1), errors.T @ errors / batch.rows)
     least = float(state.whitenings[0].scales[0] ** 2)
     limit = 2 * epsilon / least + CONSTANT * EPS * net.n_parameters * float(np.linalg.cond(inside)) ** 2
     return Measure("white block of identity units against I ⊗ G", relative(white, wanted), limit, "stated")

@@ -40,7 +40,7 @@ MEANING = {
     "hessian": "Hessian of the mean loss",
 }
 ROWS = 256  # of per-row gradients held at once while a dense matrix is summed
-NUMBERS = 1 << 21  # of one layer's tangents held at once while many directions are multiplied
+NUMBERS = 1 << 20  # of one layer's tangents held at once while many directions are multiplied
 
 
 class Description(NamedTuple):

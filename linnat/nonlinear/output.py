@@ -132,7 +132,8 @@ def check_finite(value: float, gradient: Array) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         finite = np.isfinite(value) and np.isfinite(np.vdot(gradient, gradient))
     if not finite:
+        found = "inf or NaN in the gradient" if np.isfinite(value) else f"loss {value:.6g}"
         raise DivergenceError(
-            f"loss: expected a finite loss and gradient, found loss {value:.6g}. "
+            f"loss: expected a finite loss and gradient, found {found}. "
             "The step before was too long: lower the rate or raise the damping; parameters are as they were."
         )

@@ -33,6 +33,26 @@ def test_derivatives_are_those_of_differences() -> None:
             assert np.abs(slope - found[:, k]).max() <= tolerances.difference(4, step, 100.0)
 
 
+def test_the_hessian_is_that_of_a_polynomial_and_of_a_logistic_unit() -> None:
+    rng = np.random.default_rng(1)
+    # Two identity layers of one unit: ½(y − v(wx + b) − c)², with parameters w, b, v, c.
+    w, b, v, c, x, y = rng.standard_normal(6)
+    found = multilayer.hessian(
+        np.array([w, b, v, c]), (1, 1, 1), ("identity",) * 2, "gaussian", np.array([[x]]), np.array([[y]])
+    )
+    slope, residual = np.array([v * x, v, w * x + b, 1.0]), v * (w * x + b) + c - y
+    wanted = np.outer(slope, slope)
+    for i, bend in ((0, x), (1, 1.0)):
+        wanted[i, 2] += residual * bend
+        wanted[2, i] += residual * bend
+    assert np.abs(found - wanted).max() <= tolerances.difference(4, multilayer.DIFFERENCE, 100.0)
+    p = 0.75
+    found = multilayer.hessian(
+        np.array([np.log(3.0), 0.0]), (1, 1), ["identity"], "bernoulli", np.ones((1, 1)), np.ones((1, 1))
+    )
+    assert np.abs(found - p * (1 - p)).max() <= tolerances.difference(4, multilayer.DIFFERENCE, 100.0)
+
+
 def test_a_logistic_unit_by_hand() -> None:
     theta, x = np.array([np.log(3.0), 0.0]), np.array([[1.0]])
     found = multilayer.fisher(theta, (1, 1), ["identity"], "bernoulli", x)

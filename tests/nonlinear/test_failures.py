@@ -12,7 +12,7 @@ import pytest
 from linnat._checks import InputError
 from linnat.nonlinear import curvature, passes
 from linnat.nonlinear.network import Network
-from linnat.nonlinear.optimisers import Batch, GradientDescent, as_batch
+from linnat.nonlinear.optimisers import Adam, Batch, GradientDescent, Rmsprop, as_batch
 from linnat.nonlinear.output import DivergenceError
 from linnat.nonlinear.passes import Workspace
 from linnat.nonlinear.preconditioners import (
@@ -223,6 +223,17 @@ def test_rows_that_are_not_finite_leave_the_state(method: Any, place: str) -> No
     assert_same(state, kept)
     state, report = method.step(state, Batch(x, y), rng)
     assert np.isfinite(report.loss)
+
+
+@pytest.mark.parametrize("make", [GradientDescent, Adam, Rmsprop])
+def test_a_gradient_that_is_not_finite_is_told_without_the_loss(make: Any) -> None:
+    net, theta, x, y, rng = multilayer(0)
+    x[0, 0] = np.nan
+    method = make(with_loss=False)
+    state = method.init(net, theta)
+    with pytest.raises(DivergenceError, match="found inf or NaN in the gradient"):
+        method.step(state, Batch(x, y), rng)
+    assert_same(state, method.init(net, theta))
 
 
 @each_optimiser
