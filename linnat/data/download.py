@@ -201,6 +201,8 @@ def _append(
         place = _first_byte(response, file.size, had)
         watch = _Watch(timeout)
         piece = _read(response, file.size - place, watch)
+        if not piece:
+            raise _Cut(f"broken off after {place} bytes")
         if place == 0 and not piece.startswith(GZIP[: len(piece)]):
             raise _Unusable("a page in place of the file")
         with part.open("r+b" if place else "wb") as stream:
@@ -288,6 +290,8 @@ def _answer(url: str, headers: dict[str, str], timeout: float) -> requests.Respo
         found = answers.get(timeout=1.5 * timeout)
     except queue.Empty:
         raise _Unusable(f"no answer within {timeout:g} s", silent=True) from None
+    if isinstance(found, requests.ConnectionError) and "aborted" in str(found):
+        raise _Cut("connection broken off before an answer")  # worth a second try
     if isinstance(found, Exception):
         raise _Unusable(_reason(found, timeout), silent=True)
     response: requests.Response = found
@@ -304,6 +308,7 @@ def _reason(error: Exception, timeout: float) -> str:
         ("timed out", f"no answer within {timeout:g} s"),
         ("IncompleteRead", "connection broken off"),
         ("reset", "connection broken off"),
+        ("CERTIFICATE", "its certificate is not trusted"),
     ):
         if sign in text:
             return words

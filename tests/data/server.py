@@ -90,6 +90,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def empty(self, content: bytes, first: int) -> None:
         self.start(content, first)
 
+    def empty_norange(self, content: bytes, first: int) -> None:
+        self.start(content, 0)
+
     def cut_norange(self, content: bytes, first: int) -> None:
         self.cut(content, 0)
 
@@ -160,8 +163,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.head(200, len(content), Content_Encoding="gzip")
         self.wfile.write(content)
 
+    def flaky(self, content: bytes, first: int) -> None:
+        if self.server.seen.count(self.server.seen[-1]) > 1:  # type: ignore[attr-defined]
+            self.good(content, first)  # the first time there is no answer at all
+
     def moved(self, content: bytes, first: int) -> None:
-        self.head(302, 0, Location=self.path.replace("moved", "good"))
+        self.head(302, 0, Connection="close", Location=self.path.replace("moved", "good"))
 
     def log_message(self, *rest: Any) -> None:
         """Say nothing."""

@@ -47,7 +47,7 @@ def check(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "behaviour", ["good", "norange", "unmeasured", "unpacked", "moved", "unmeasured_long"]
+    "behaviour", ["good", "norange", "unmeasured", "unpacked", "moved", "flaky", "unmeasured_long"]
 )
 def test_files_arrive(server: Any, tmp_path: Path, behaviour: str) -> None:
     get(server, tmp_path / "new" / "folder", behaviour)
@@ -85,6 +85,7 @@ def test_the_next_mirror_goes_on_where_one_broke(server: Any, tmp_path: Path) ->
         ("wrong", "other content"),
         ("other_range", "status 206"),
         ("empty", "broken off"),
+        ("empty_norange", "broken off"),
         ("cut_norange", "broken off"),
         ("silent", "no answer within 0.4 s"),
         ("stall", "no answer within 0.4 s"),
@@ -133,6 +134,7 @@ def test_a_wrong_answer_leaves_the_part_as_it_is(server: Any, tmp_path: Path) ->
         "longer",
         "other_range",
         "empty",
+        "empty_norange",
     ):
         with pytest.raises(InputError, match="^download"):
             get(server, tmp_path, behaviour)
