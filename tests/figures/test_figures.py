@@ -49,6 +49,7 @@ WANTED = {
     "o2_kronecker_eigenbasis",
     "o2_quality_of_approximations",
     "o2_spectra_of_blocks",
+    "o5_metric_on_other_rows",
     "s1_condition_against_depth",
     "x2_rates_from_the_spectrum",
     "x3_imbalance_protects",
@@ -137,6 +138,7 @@ CLAIMED = {
         *("spectra_1", "spectra_2", "spectra_3", "trace_1", "trace_2", "trace_3"),
         *("left_1", "left_2", "left_3"),
     ),
+    "o5_metric_on_other_rows": ("runs",),
     "s1_condition_against_depth": ("formula", "dense"),
     "x2_rates_from_the_spectrum": ("flow", "networks", "saddles", "predicted", "measured"),
     "x3_imbalance_protects": ("least", "parts", "bounds", "totals"),
@@ -155,6 +157,7 @@ CLAIMED = {
 }
 # Errors and conditions are told from the truth by decades, everything else by a tenth.
 FACTOR = {
+    "o5_metric_on_other_rows": 10.0,
     "c7_nonlinear_networks": 1e3,
     "n3_error_against_bound": 1e5,
     "n3_time_and_memory": 1e9,
