@@ -16,7 +16,7 @@ class Moments(NamedTuple):
     Attributes
     ----------
     factor : array (…, n, ρ)
-        F with S = F Fᵀ; n = n_0, or n_0 + 1 with biases.
+        F with S = F Fᵀ; n = n_0, or n_0 + 1 with biases. Without biases its columns are orthogonal: sweeps rely on it.
     target : array (…, n_L, ρ)
         W* F.
     rank : int or integer array (…)

@@ -113,3 +113,11 @@ def test_whole_links_of_square_layers_are_factored_once() -> None:
     ((_, _, thin),) = both(net, ln.Task(np.eye(6)))
     assert [type(own) for own in thin.right.whole] == [type(None), Factored, Factored]
     assert thin.right.outer.shape == (6, 2)
+
+
+@pytest.mark.parametrize("kind", ["white", "population", "data", "few rows"])
+def test_factors_without_biases_have_orthogonal_columns(kind: str) -> None:
+    # Thin sweeps take it for granted.
+    factor = sides(np.random.default_rng(4), (6, 3, 5), kind).input_factor
+    unit = factor / np.linalg.norm(factor, axis=0)
+    assert np.abs(unit.T @ unit - np.eye(unit.shape[1])).max() <= tolerances.backward(F64, 30)
