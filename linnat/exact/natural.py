@@ -85,8 +85,9 @@ def natural_gradient(
     Notes
     -----
     Layerwise: about 8 n³ flops per layer for square layers (one LU, four triangular solves), about 18 n³
-    where QR sweeps are needed, thin ones where a rank drops. Minimum norm: two SVDs for L = 2, the layerwise solution less its projection on the null
-    space of J beyond (`solve_minimum_norm`, which reports the method and the residuals). Exact damping: two SVDs for
+    where QR sweeps are needed, thin ones where a rank drops. Minimum norm: two SVDs for L = 2, a solution by layers
+    less its projection on the null space of J beyond (`solve_minimum_norm`, which reports the method and the
+    residuals). Exact damping: two SVDs for
     L = 2 where S or Σ is a multiple of the identity, an SVD of J or LSQR elsewhere (`solve_damped`).
 
     The layerwise u is discontinuous where a rank drops: the rank decision is part of its definition. `ranks`
