@@ -53,10 +53,9 @@ class Gradient:
         """Do nothing."""
         return None, Info(False)
 
-    def apply(self, state: None, gradient: Array) -> Array:
+    def apply(self, state: None, gradient: Array, *, out: Array | None = None) -> Array:
         """Return the gradient over λ."""
-        scaled: Array = gradient / self.damping
-        return scaled
+        return np.divide(gradient, self.damping, out=out)
 
 
 METHODS: dict[str, Preconditioner[Any]] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -85,7 +86,7 @@ class Network:
         """P = Σ_i n_i (n_{i−1} + 1)."""
         return sum(rows * columns for rows, columns in self.shapes)
 
-    @property
+    @cached_property
     def slices(self) -> tuple[slice, ...]:
         """Where each layer's parameters lie in the vector."""
         ends = np.cumsum([0, *(rows * columns for rows, columns in self.shapes)])

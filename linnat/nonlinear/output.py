@@ -10,7 +10,7 @@ import numpy as np
 
 from linnat._checks import Array, InputError
 from linnat.families import Family, Gaussian
-from linnat.nonlinear.activations import activate
+from linnat.nonlinear.activations import fitting, row_blocks
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.passes import Workspace, forward, pullback
 
@@ -19,7 +19,7 @@ class DivergenceError(InputError, ArithmeticError):
     """A loss or gradient that is not finite; nothing of the state before the step has been changed."""
 
 
-def output_errors(family: Family, outputs: Array, targets: Array, errors: Array) -> None:
+def output_errors(family: Family, outputs: Array, targets: Array, errors: Array, scale: float = 1.0) -> None:
     """Write E[T(y) | z] − T(y), the derivatives of each row's loss by its natural parameters, into `errors`.
 
     Parameters
@@ -27,6 +27,8 @@ def output_errors(family: Family, outputs: Array, targets: Array, errors: Array)
     family : Family
     outputs, targets, errors : array (N, n_L)
         `errors` is overwritten.
+    scale : float
+        Multiplies all of them.
 
     Examples
     --------
@@ -37,22 +39,81 @@ def output_errors(family: Family, outputs: Array, targets: Array, errors: Array)
     array([[-0.5,  0.5]])
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        if isinstance(family, Gaussian):
-            np.subtract(outputs, targets, out=errors)
-            if family.cov is not None:
-                np.negative(family.score(outputs, targets), out=errors)
+        if isinstance(family, Gaussian) and family.cov is not None:
+            np.multiply(family.score(outputs, targets), -scale, out=errors)
             return
-        if family.name == "categorical":
-            np.subtract(outputs, outputs.max(axis=1, keepdims=True), out=errors)
-            np.exp(errors, out=errors)
-            errors /= errors.sum(axis=1, keepdims=True)
-        else:
-            errors[...] = outputs
-            if family.name == "bernoulli":
-                activate("logistic", errors)
-            else:
-                np.exp(errors, out=errors)
-        errors -= targets
+        # Block by block: all passes over numbers that are in the cache.
+        for rows in row_blocks(errors):
+            part = errors[rows]
+            _means(family, outputs[rows], part)
+            part -= targets[rows]
+            if scale != 1.0:
+                part *= scale
+
+
+def _means(family: Family, outputs: Array, out: Array) -> None:
+    """Write E[T(y) | z] of a block of rows."""
+    if family.name == "gaussian":
+        out[...] = outputs
+    elif family.name == "categorical":
+        np.subtract(outputs, outputs.max(axis=1, keepdims=True), out=out)
+        np.exp(out, out=out)
+        out /= out.sum(axis=1, keepdims=True)
+    elif family.name == "bernoulli":
+        np.negative(outputs, out=out)
+        np.exp(out, out=out)
+        out += 1.0
+        np.reciprocal(out, out=out)
+    else:
+        np.exp(outputs, out=out)
+
+
+def sampled_errors(
+    family: Family, outputs: Array, errors: Array, rng: np.random.Generator, scratch: Array | None = None
+) -> None:
+    """Write E[T(y) | z] − T(y) for targets y drawn from the model into `errors`.
+
+    In place for Bernoulli outputs and for Gaussian ones without covariance; by the family's own functions elsewhere.
+
+    Parameters
+    ----------
+    family : Family
+    outputs, errors : array (N, n_L)
+        `errors` is overwritten; C-ordered, like every workspace.
+    rng : Generator
+    scratch : array (`activations.scratch_size(N, n_L)`,), optional
+
+    Examples
+    --------
+    >>> from linnat.families import as_family
+    >>> errors = np.empty((1, 2))
+    >>> sampled_errors(as_family("bernoulli"), np.array([[50.0, -50.0]]), errors, np.random.default_rng(0))
+    >>> np.abs(errors).max() < 1e-20
+    np.True_
+    """
+    if isinstance(family, Gaussian) and family.cov is None:
+        rng.standard_normal(dtype=errors.dtype.type, out=errors)
+        return  # z − y, and the noise is symmetric
+    if family.name != "bernoulli" or outputs.dtype != errors.dtype:
+        chosen = family.sample(outputs, rng)
+        np.negative(family.score(outputs, chosen), out=errors)
+        return
+    # The rarer label has probability 1/(1 + e^|z|): a waiting time beyond log(1 + e^|z|), however rare it is. Then
+    # the error is 1/(1 + e^{-|z|}), otherwise minus the probability of the rare label, each with the sign of z.
+    rng.standard_exponential(dtype=errors.dtype.type, out=errors)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        for rows in row_blocks(errors):
+            part = errors[rows]
+            odds = np.abs(outputs[rows], out=fitting(scratch, part))
+            np.exp(odds, out=odds)
+            odds += 1.0
+            np.exp(part, out=part)
+            np.greater(part, odds, out=part)  # 1 for the rare label
+            np.reciprocal(odds, out=odds)
+            np.subtract(part, odds, out=part)
+            # So far the error for z ≥ 0, where the rare label is 0.
+            np.copysign(1.0, outputs[rows], out=odds)
+            part *= odds
 
 
 def mean_loss(family: Family, outputs: Array, targets: Array, scratch: Array) -> float:
@@ -79,14 +140,24 @@ def mean_loss(family: Family, outputs: Array, targets: Array, scratch: Array) ->
             np.subtract(outputs, top, out=scratch)
             np.exp(scratch, out=scratch)
             total = float((np.log(scratch.sum(axis=1, dtype=np.float64)) + top[:, 0]).sum())
+        elif family.name == "bernoulli":
+            total = sum(_log_normalisers(outputs[block], scratch[block]) for block in row_blocks(scratch))
         else:
-            scratch[...] = outputs
-            if family.name == "bernoulli":
-                activate("softplus", scratch)
-            else:
-                np.exp(scratch, out=scratch)
+            np.exp(outputs, out=scratch)
             total = float(scratch.sum(dtype=np.float64))
         return (total - inner) / rows
+
+
+def _log_normalisers(outputs: Array, scratch: Array) -> float:
+    """Return Σ log(1 + e^z) of a block, each term to absolute rounding: a logarithm is faster than `log1p`."""
+    np.abs(outputs, out=scratch)
+    np.negative(scratch, out=scratch)
+    np.exp(scratch, out=scratch)
+    scratch += 1.0
+    np.log(scratch, out=scratch)
+    total = float(scratch.sum(dtype=np.float64))
+    np.maximum(outputs, 0.0, out=scratch)
+    return total + float(scratch.sum(dtype=np.float64))
 
 
 def step_gradient(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from linnat._checks import Array, as_rows, fail
-from linnat.nonlinear.activations import activate, multiply_by_bend, multiply_by_slope
+from linnat.nonlinear.activations import activate, multiply_by_bend, multiply_by_slope, scratch_size
 from linnat.nonlinear.network import Network
 
 
@@ -39,12 +39,23 @@ class Workspace:
         Outputs of the layers; the last are the natural parameters of the family.
     errors : list of arrays (N, n_i), i = 1 … L
         Of the last backward pass: derivatives with respect to W_i h_{i−1} + b_i.
+    scratch : array
+        One block for elementwise functions.
     """
 
     def __init__(self, net: Network, rows: int, dtype: Any = np.float64) -> None:
         self.inputs: Array = np.zeros((0, net.widths[0]), dtype)
         self.hidden: list[Array] = [np.empty((rows, n), dtype) for n in net.widths[1:]]
         self.errors: list[Array] = [np.empty((rows, n), dtype) for n in net.widths[1:]]
+        self.scratch: Array = np.empty(max(scratch_size(rows, n) for n in net.widths[1:]), dtype)
+
+    def part(self, rows: slice) -> Workspace:
+        """Return the workspace of some of the rows: views of this one's signals and errors, which it writes over."""
+        piece = object.__new__(Workspace)
+        piece.inputs, piece.scratch = self.inputs[rows], self.scratch
+        piece.hidden = [h[rows] for h in self.hidden]
+        piece.errors = [e[rows] for e in self.errors]
+        return piece
 
     @property
     def rows(self) -> int:
@@ -59,10 +70,10 @@ class Workspace:
     def back(self, net: Network, theta: Array) -> None:
         """Run the last errors, derivatives with respect to the outputs, back through the network, in place."""
         blocks = net.blocks(theta)
-        multiply_by_slope(net.activations[-1], self.hidden[-1], self.errors[-1])
+        multiply_by_slope(net.activations[-1], self.hidden[-1], self.errors[-1], self.scratch)
         for i in range(net.depth - 2, -1, -1):
             np.matmul(self.errors[i + 1], blocks[i + 1][:-1].T, out=self.errors[i])
-            multiply_by_slope(net.activations[i], self.hidden[i], self.errors[i])
+            multiply_by_slope(net.activations[i], self.hidden[i], self.errors[i], self.scratch)
 
     @property
     def outputs(self) -> Array:
@@ -121,7 +132,7 @@ def forward(net: Network, theta: Array, x: Array, work: Workspace) -> Array:
     work.inputs = signal = x
     for block, out, name in zip(net.blocks(theta), work.hidden, net.activations, strict=True):
         np.matmul(signal, block[:-1], out=out)
-        activate(name, out, block[-1])
+        activate(name, out, block[-1], work.scratch)
         signal = out
     return signal
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from linnat._checks import Array, RngLike, as_choice, as_rng, fail
 from linnat.nonlinear.network import Network
+from linnat.nonlinear.output import sampled_errors
 from linnat.nonlinear.passes import Workspace, backward
 
 
@@ -36,6 +37,28 @@ class Statistics(NamedTuple):
     def rows(self) -> int:
         """Number of rows N."""
         return int(self.signals[0].shape[0])
+
+
+def turn(rows: int, most: int | None, update: int) -> slice:
+    """Return which rows of a minibatch feed the statistics of an update: at most so many, taken in turn.
+
+    Parameters
+    ----------
+    rows : int
+        N, of the minibatch.
+    most : int or None
+        All rows where there are no more, or for None.
+    update : int
+        From 0; ⌈N/most⌉ updates cover all rows.
+
+    Examples
+    --------
+    >>> [turn(5, 2, update) for update in range(4)]
+    [slice(0, 2, None), slice(2, 4, None), slice(3, 5, None), slice(0, 2, None)]
+    """
+    count = rows if most is None else min(rows, most)
+    start = min(update % -(-rows // count) * count, rows - count)
+    return slice(start, start + count)
 
 
 def gather(
@@ -80,10 +103,13 @@ def gather(
         as_choice(targets, "targets", ("sampled",))
         if rng is None:
             fail("rng", "a generator or seed for sampled targets", None)
-        chosen = net.family.sample(work.outputs, as_rng(rng))
+        outputs = work.outputs
+        if not (np.isfinite(outputs.min()) and np.isfinite(outputs.max())):
+            fail("outputs", "finite numbers", "inf or NaN", "The step before diverged.")
+        sampled_errors(net.family, outputs, work.errors[-1], as_rng(rng), work.scratch)
+        work.back(net, theta)
     else:
-        chosen = targets
-    backward(net, theta, work, -net.family.score(work.outputs, chosen))
+        backward(net, theta, work, -net.family.score(work.outputs, targets))
     for i, error in enumerate(work.errors, start=1):
         # One reduction instead of a mask: NaN and inf both survive a sum of squares.
         if not np.isfinite(np.vdot(error, error)):

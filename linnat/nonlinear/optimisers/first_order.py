@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from linnat._checks import Array, as_scalar, fail
+from linnat.nonlinear.activations import BLOCK
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.optimisers._contract import Batch, Report, check_batch
 from linnat.nonlinear.output import check_finite, step_gradient
@@ -100,14 +101,8 @@ class GradientDescent:
         value = step_gradient(state.net, point, *args, with_loss=self.with_loss)
         check_finite(value if self.with_loss else 0.0, state.gradient)
         size = float(np.linalg.norm(state.gradient))
-        if momentum:
-            state.velocity[...] *= momentum
-            state.gradient[...] *= rate
-            state.velocity[...] -= state.gradient
-        else:
-            np.multiply(state.gradient, -rate, out=state.velocity)
-        state.theta[...] += state.velocity
-        report = Report(value, size, float(np.linalg.norm(state.velocity)))
+        length = advance(state.theta, state.velocity, state.gradient, rate, momentum)
+        report = Report(value, size, length)
         return state._replace(updates=state.updates + 1, work=work), report
 
 
@@ -268,6 +263,30 @@ class Adam:
         scratch *= as_schedule(self.rate, "rate").at(state.updates) / (1.0 - self.beta1**count)
         state.theta[...] -= scratch
         return state._replace(updates=count, work=work), Report(value, size, float(np.linalg.norm(scratch)))
+
+
+def advance(theta: Array, velocity: Array, direction: Array, rate: float, momentum: float) -> float:
+    """Set v ← μ v − ε d and θ ← θ + v in one walk through memory; overwrite d; return the length of v.
+
+    Examples
+    --------
+    >>> theta, velocity = np.array([1.0]), np.array([2.0])
+    >>> advance(theta, velocity, np.array([10.0]), 0.1, 0.5), theta
+    (0.0, array([1.]))
+    """
+    square = 0.0
+    for start in range(0, len(theta), BLOCK):
+        block = slice(start, start + BLOCK)
+        part, change = velocity[block], direction[block]
+        if momentum:
+            part *= momentum
+            change *= rate
+            part -= change
+        else:
+            np.multiply(change, -rate, out=part)
+        theta[block] += part
+        square += float(np.vdot(part, part))
+    return float(square**0.5)
 
 
 def workspace(net: Network, kept: Workspace | None, x: Array) -> Workspace:

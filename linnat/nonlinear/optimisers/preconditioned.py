@@ -1,7 +1,8 @@
 """Natural gradient by any preconditioner: θ ← θ − ε P⁻¹ g, or the step fitted to the exact Fisher matrix.
 
 After each gradient one more backward pass with targets drawn from the model (or with the data's) feeds the
-preconditioner, every `every` updates. "fitted" follows Martens and Grosse (2015), section 6.4 and 7: with Δ = −P⁻¹g and
+preconditioner, every `every` updates, by at most `rows` rows of the minibatch (Martens and Grosse (2015), section 8,
+take an eighth). "fitted" follows Martens and Grosse (2015), section 6.4 and 7: with Δ = −P⁻¹g and
 the last step δ the new step α Δ + μ δ minimises the quadratic model with the exact Fisher matrix of the batch,
 ½ sᵀ(F + λ)s + gᵀs, a system of two equations from two Fisher products: no rate, no momentum to choose. λ follows the
 ratio of what the loss lost to what the model foretold (Levenberg and Marquardt). "clipped" bounds the length of the
@@ -15,15 +16,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from linnat._checks import Array, as_choice, as_count, as_scalar
+from linnat._checks import Array, as_choice, as_count, as_scalar, fail
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.optimisers._contract import Batch, Report, check_batch
-from linnat.nonlinear.optimisers.first_order import workspace
+from linnat.nonlinear.optimisers.first_order import advance, workspace
 from linnat.nonlinear.output import check_finite, mean_loss, step_gradient
 from linnat.nonlinear.passes import Workspace, fisher_product, forward
 from linnat.nonlinear.preconditioners import Preconditioner
 from linnat.nonlinear.schedules import Schedule, as_schedule
-from linnat.nonlinear.statistics import gather
+from linnat.nonlinear.statistics import gather, turn
 
 RULES = ("rate", "clipped", "fitted")
 
@@ -42,8 +43,8 @@ class PreconditionedState(NamedTuple):
         The last step δ.
     damping : float
         λ of the quadratic model, for "fitted".
-    gradient : array (P,)
-        Buffer.
+    gradient, scratch : array (P,)
+        Buffers.
     work, metric : Workspace or None
         Of the last numbers of rows.
     """
@@ -55,6 +56,7 @@ class PreconditionedState(NamedTuple):
     velocity: Array
     damping: float
     gradient: Array
+    scratch: Array
     work: Workspace | None
     metric: Workspace | None
 
@@ -75,12 +77,18 @@ class Preconditioned:
         Whose errors feed the preconditioner: the model's (Fisher matrix) or the data's (empirical Fisher matrix).
     every : int
         Updates between statistics.
+    rows : int or None
+        Rows of each minibatch that feed them, taken in turn, so that a batch that stays the same is covered; None takes
+        all. By default 128: the running averages hold the last 20 minibatches, hence 2,560 rows, more than most layers
+        have units, while all rows would cost as much as the gradient.
     bound : float
         For "clipped": of ε² gᵀP⁻¹g.
     damping : float
         For "fitted": λ at the start.
     adapt : int
         For "fitted": updates between changes of λ by (19/20)^adapt or its inverse; 0 never changes it.
+    with_loss : bool
+        Whether reports carry the loss (NaN otherwise), one more pass over the outputs; "fitted" needs it.
 
     Examples
     --------
@@ -101,6 +109,8 @@ class Preconditioned:
     bound: float = 1e-3
     damping: float = 1e-2
     adapt: int = 5
+    rows: int | None = 128
+    with_loss: bool = True
     _least: float = field(default=1e-10, repr=False)
 
     def __post_init__(self) -> None:
@@ -110,6 +120,10 @@ class Preconditioned:
         as_choice(self.targets, "targets", ("sampled", "data"))
         as_count(self.every, "every")
         as_count(self.adapt, "adapt", low=0)
+        if self.rows is not None:
+            as_count(self.rows, "rows")
+        if self.rule == "fitted" and not self.with_loss:
+            fail("with_loss", "True for the rule 'fitted'", False)
         as_scalar(self.bound, "bound", low=0.0, open_low=True)
         as_scalar(self.damping, "damping", low=0.0, open_low=True)
 
@@ -117,8 +131,8 @@ class Preconditioned:
         """Return the state before the first update; the parameters are copied."""
         start = net.as_vector(theta).copy()
         inner = self.preconditioner.init(net, start.dtype)
-        zeros, buffer = np.zeros_like(start), np.empty_like(start)
-        return PreconditionedState(net, start, 0, inner, zeros, self.damping, buffer, None, None)
+        zeros, buffers = np.zeros_like(start), (np.empty_like(start), np.empty_like(start))
+        return PreconditionedState(net, start, 0, inner, zeros, self.damping, *buffers, None, None)
 
     def step(
         self, state: PreconditionedState, batch: Batch, rng: np.random.Generator
@@ -127,49 +141,53 @@ class Preconditioned:
         net, theta, gradient = state.net, state.theta, state.gradient
         check_batch(net, theta.dtype, batch)
         work = workspace(net, state.work, batch.x)
-        value = step_gradient(net, theta, batch.x, batch.y, work, gradient)
-        check_finite(value, gradient)
+        value = step_gradient(net, theta, batch.x, batch.y, work, gradient, with_loss=self.with_loss)
+        check_finite(value if self.with_loss else 0.0, gradient)
         state = state._replace(work=work)
         if state.updates % self.every == 0:
             state = self._fed(state, batch, work, rng)
-        natural = self.preconditioner.apply(state.inner, gradient)
-        check_finite(value, natural)
+        natural = self.preconditioner.apply(state.inner, gradient, out=state.scratch)
+        check_finite(value if self.with_loss else 0.0, natural)
+        size = float(np.linalg.norm(gradient))
         products, ratio = 0, float("nan")
         if self.rule == "fitted":
             foretold, products = self._fit(state, batch, natural)
+            length = float(np.linalg.norm(state.velocity))
+            theta += state.velocity
         else:
-            self._move(state, natural)
-        size = float(np.linalg.norm(gradient))
-        theta += state.velocity
+            length = self._move(state, natural)
         if self.rule == "fitted" and self.adapt and state.updates % self.adapt == 0:
             forward(net, theta, batch.x, work)
             after = mean_loss(net.family, work.outputs, batch.y, work.errors[-1])
             ratio = (after - value) / foretold if foretold < 0 else float("nan")
             state = state._replace(damping=self._adapted(state.damping, ratio))
-        report = Report(value, size, float(np.linalg.norm(state.velocity)), state.damping, products, ratio)
+        report = Report(value, size, length, state.damping, products, ratio)
         return state._replace(updates=state.updates + 1), report
 
     def _fed(
         self, state: PreconditionedState, batch: Batch, work: Workspace, rng: np.random.Generator
     ) -> PreconditionedState:
         """Return the state whose preconditioner has seen the batch, or the rows for the metric."""
-        rows = work
-        if batch.metric is not None:
-            rows = workspace(state.net, state.metric, batch.metric)
-            forward(state.net, state.theta, batch.metric, rows)
-        chosen = "sampled" if self.targets == "sampled" else batch.y
-        statistics = gather(state.net, state.theta, rows, chosen, rng)
+        given = batch.x if batch.metric is None else batch.metric
+        rows = turn(len(given), self.rows, state.updates // self.every)
+        metric = state.metric
+        if batch.metric is None:
+            part = work.part(rows)
+        else:
+            part = metric = workspace(state.net, metric, batch.metric[rows])
+            forward(state.net, state.theta, batch.metric[rows], part)
+        chosen = "sampled" if self.targets == "sampled" else batch.y[rows]
+        statistics = gather(state.net, state.theta, part, chosen, rng)
         inner, _ = self.preconditioner.update(state.inner, statistics)
-        return state._replace(inner=inner, metric=rows if batch.metric is not None else state.metric)
+        return state._replace(inner=inner, metric=metric)
 
-    def _move(self, state: PreconditionedState, natural: Array) -> None:
+    def _move(self, state: PreconditionedState, natural: Array) -> float:
         rate = as_schedule(self.rate, "rate").at(state.updates)
         momentum = as_schedule(self.momentum, "momentum").at(state.updates)
         if self.rule == "clipped":
             length = rate**2 * float(np.vdot(natural, state.gradient))
             rate /= max(1.0, (length / self.bound) ** 0.5)
-        state.velocity[...] *= momentum
-        state.velocity[...] -= rate * natural
+        return advance(state.theta, state.velocity, natural, rate, momentum)
 
     def _fit(self, state: PreconditionedState, batch: Batch, natural: Array) -> tuple[float, int]:
         """Write the best combination of −natural and the last step into the velocity; return the model's decrease."""

@@ -37,6 +37,6 @@ class Preconditioner(Protocol[State]):
         """Return the state after a minibatch."""
         ...
 
-    def apply(self, state: State, gradient: Array) -> Array:
-        """Return the preconditioned gradient (P,)."""
+    def apply(self, state: State, gradient: Array, *, out: Array | None = None) -> Array:
+        """Return the preconditioned gradient (P,), in `out` if that is given."""
         ...

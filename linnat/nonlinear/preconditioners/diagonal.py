@@ -68,8 +68,10 @@ class Diagonal:
             part[-1] += squares.sum(axis=0)
         return state._replace(batches=batches), Info(True)
 
-    def apply(self, state: DiagonalState, gradient: Array) -> Array:
+    def apply(self, state: DiagonalState, gradient: Array, *, out: Array | None = None) -> Array:
         """Return the preconditioned gradient (P,)."""
         if state.batches == 0:
             fail("state", "a state that has seen a minibatch", "a new one")
-        return np.divide(gradient, state.moments + self.damping, out=np.empty_like(gradient))
+        out = np.empty_like(gradient) if out is None else out
+        np.add(state.moments, self.damping, out=out)
+        return np.divide(gradient, out, out=out)

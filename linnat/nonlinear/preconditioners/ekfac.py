@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from linnat._checks import Array, as_choice, as_count, as_dtype, as_scalar, fail
+from linnat.nonlinear.activations import row_blocks
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.preconditioners._contract import Info
-from linnat.nonlinear.preconditioners._factors import Factors, averaged, empty, extended
+from linnat.nonlinear.preconditioners._factors import CHUNK, Factors, averaged, blend, cut, empty
 from linnat.nonlinear.preconditioners.kfac import check_decay
 from linnat.nonlinear.statistics import Statistics
 
@@ -104,9 +105,9 @@ class Ekfac:
         # The guess that starts an average counts as one minibatch, except before anything is known.
         known = 1 if state.factors.batches > 1 else 0
         old = min(1.0 - 1.0 / (count + known), self.decay)
-        fresh = self._moments(state, statistics)
-        moments = tuple(old * s + (1.0 - old) * new for s, new in zip(state.moments, fresh, strict=True))
-        return state._replace(moments=moments, averaged=count), Info(due)
+        for i, moments in enumerate(state.moments):
+            self._absorb(state, statistics, i, moments, old)
+        return state._replace(averaged=count), Info(due)
 
     def renewed(self, state: EkfacState) -> EkfacState:
         """Return the state with eigenbases of the present factors, and K-FAC's second moments in them."""
@@ -119,26 +120,48 @@ class Ekfac:
             moments.append(np.maximum(a, 0.0)[:, None] * np.maximum(g, 0.0))
         return state._replace(bases=tuple(bases), moments=tuple(moments), averaged=0)
 
-    def _moments(self, state: EkfacState, statistics: Statistics) -> list[Array]:
-        found = []
-        for (left, right), signal, error in zip(
-            state.bases, statistics.signals, statistics.errors, strict=True
-        ):
-            inner, outer = extended(signal) @ left, error @ right
+    def _absorb(
+        self, state: EkfacState, statistics: Statistics, layer: int, moments: Array, old: float
+    ) -> None:
+        """Average the minibatch into the second moments of a layer, numbered from 0."""
+        (left, right), signals, errors = (
+            state.bases[layer],
+            statistics.signals[layer],
+            statistics.errors[layer],
+        )
+        count, kind = statistics.rows, moments.dtype
+        rows = min(count, CHUNK)
+        shapes = (moments.shape, moments.shape, (rows, len(left)), (rows, len(right)))
+        total, product, inner, outer = cut(state.factors.scratch, kind, *shapes)
+        for start in range(0, count, rows):
+            signal, error = signals[start : start + rows], errors[start : start + rows]
+            inside, outside = inner[: len(signal)], outer[: len(signal)]
+            np.matmul(signal, left[:-1], out=inside)
+            inside += left[-1]  # the bias's input, 1
+            np.matmul(error, right, out=outside)
             if self.moments == "rows":
-                found.append((inner**2).T @ outer**2 / len(inner))
-            else:
-                found.append((inner.T @ outer / len(inner)) ** 2 * len(inner))
-        return found
+                inside *= inside
+                outside *= outside
+            np.matmul(inside.T, outside, out=product if start else total)
+            if start:
+                total += product
+        if self.moments == "mean":
+            total *= total  # N times the square of a mean is the square of a sum over N
+        blend(moments, total, old, (1.0 - old) / count)
 
-    def apply(self, state: EkfacState, gradient: Array) -> Array:
-        """Return the preconditioned gradient (P,)."""
+    def apply(self, state: EkfacState, gradient: Array, *, out: Array | None = None) -> Array:
+        """Return the preconditioned gradient (P,), in `out` if that is given."""
         if not state.bases:
             fail("state", "a state that has seen a minibatch", "a new one")
-        net, out = state.net, np.empty_like(gradient)
+        net, out = state.net, np.empty_like(gradient) if out is None else out
         layers = zip(net.blocks(gradient), net.blocks(out), state.bases, state.moments, strict=True)
         for block, part, (left, right), moments in layers:
-            inside = left.T @ block @ right
-            inside /= moments + self.damping
-            np.matmul(left @ inside, right.T, out=part)
+            inside, half = cut(state.factors.scratch, gradient.dtype, block.shape, block.shape)
+            np.matmul(left.T, block, out=half)
+            np.matmul(half, right, out=inside)
+            for rows in row_blocks(inside):
+                np.add(moments[rows], self.damping, out=half[rows])
+                inside[rows] /= half[rows]
+            np.matmul(left, inside, out=half)
+            np.matmul(half, right.T, out=part)
         return out

@@ -18,6 +18,7 @@ from linnat.nonlinear.preconditioners._contract import Info
 from linnat.nonlinear.preconditioners._factors import (
     Factors,
     averaged,
+    cut,
     damped_inverse,
     damping_ratio,
     empty,
@@ -108,9 +109,9 @@ class Kfac:
             )
         return state._replace(inverses=tuple(pairs))
 
-    def apply(self, state: KfacState, gradient: Array) -> Array:
-        """Return the preconditioned gradient (P,)."""
-        return kronecker_product(state.net, state.inverses, gradient)
+    def apply(self, state: KfacState, gradient: Array, *, out: Array | None = None) -> Array:
+        """Return the preconditioned gradient (P,), in `out` if that is given."""
+        return kronecker_product(state.net, state.inverses, gradient, out, state.factors.scratch)
 
 
 def check_decay(value: float) -> None:
@@ -119,11 +120,15 @@ def check_decay(value: float) -> None:
         fail("decay", "a number in [0, 1)", 1.0)
 
 
-def kronecker_product(net: Network, pairs: tuple[tuple[Array, Array], ...], gradient: Array) -> Array:
+def kronecker_product(
+    net: Network, pairs: tuple[tuple[Array, Array], ...], gradient: Array, out: Array | None, scratch: Array
+) -> Array:
     """Return N_i D_i M_i of every layer D_i of a vector (P,), for pairs (M_i, N_i) of symmetric matrices."""
     if not pairs:
         fail("state", "a state that has seen a minibatch", "a new one")
-    out = np.empty_like(gradient)
+    out = np.empty_like(gradient) if out is None else out
     for block, part, (inner, outer) in zip(net.blocks(gradient), net.blocks(out), pairs, strict=True):
-        np.matmul(inner @ block, outer, out=part)
+        (half,) = cut(scratch, gradient.dtype, block.shape)
+        np.matmul(inner, block, out=half)
+        np.matmul(half, outer, out=part)
     return out

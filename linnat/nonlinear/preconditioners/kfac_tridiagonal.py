@@ -181,11 +181,11 @@ class KfacTridiagonal:
             chain.append(_conditional(psi_a, psi_g, a, g, across @ psi_a.T, back @ psi_g.T))
         return chain
 
-    def apply(self, state: TridiagonalState, gradient: Array) -> Array:
+    def apply(self, state: TridiagonalState, gradient: Array, *, out: Array | None = None) -> Array:
         """Return the preconditioned gradient (P,): Ξᵀ Λ Ξ times it."""
         if not state.chain:
             fail("state", "a state that has seen a minibatch", "a new one")
-        blocks, out = state.net.blocks(gradient), np.empty_like(gradient)
+        blocks, out = state.net.blocks(gradient), np.empty_like(gradient) if out is None else out
         parts = state.net.blocks(out)
         scaled: list[Array] = []
         for i, link in enumerate(state.chain):

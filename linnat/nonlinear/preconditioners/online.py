@@ -6,7 +6,10 @@ it the natural gradient, and not L of them, for identity units where no layer is
 else it is an approximation. Three ways to keep the inverses:
 
 * "cholesky": of the averages, every `period` minibatches;
-* "eigen": eigendecompositions of the averages, every `period` minibatches: what is below the rank is known;
+* "eigen": eigendecompositions of the averages, every `period` minibatches: what is below the rank is known. With a
+  `cutoff` eigenvalues up to cutoff √λ count as none, an error of that relative size at most in the inverse, and where
+  fewer than half are left the inverse is (I − H Hᵀ)/√λ with one column of H for each: two thin products for a square
+  one. Damping rules those directions anyway; as λ → 0 all come back;
 * "woodbury": after each minibatch of N rows a rank-N correction of the inverse, for N below the widths. Damping cannot
   be added afterwards then: it enters as rows of its own, √(n √λ/m) e_j for m coordinates j taken in turn, n/m
   minibatches for a round, whose average is √λ I. Rounding drifts; the inverse is made anew when its residual on random
@@ -28,14 +31,30 @@ from linnat.nonlinear.preconditioners._factors import (
     Factors,
     averaged,
     copied,
+    cut,
     damped_inverse,
     empty,
     extended,
 )
-from linnat.nonlinear.preconditioners.kfac import check_decay, kronecker_product
+from linnat.nonlinear.preconditioners.kfac import check_decay
 from linnat.nonlinear.statistics import Statistics
 
 STRATEGIES = ("cholesky", "eigen", "woodbury")
+
+
+class Deflated(NamedTuple):
+    """The matrix (I − H Hᵀ)/root with few columns.
+
+    Attributes
+    ----------
+    columns : array (n, k)
+        H.
+    root : float
+        √λ.
+    """
+
+    columns: Array
+    root: float
 
 
 class OnlineState(NamedTuple):
@@ -46,12 +65,12 @@ class OnlineState(NamedTuple):
     net : Network
     factors : Factors
         Without damping; for "woodbury" with the rows that stand for it.
-    inverses : tuple of pairs of arrays
+    inverses : tuple of pairs of arrays, or of Deflated where a cutoff leaves few columns
     """
 
     net: Network
     factors: Factors
-    inverses: tuple[tuple[Array, Array], ...]
+    inverses: tuple[tuple[Any, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -67,6 +86,8 @@ class OnlineNaturalGradient:
     period : int
         Minibatches between refreshes, for "cholesky" and "eigen"; between checks of the drift, for "woodbury".
     strategy : "cholesky", "eigen" or "woodbury"
+    cutoff : float
+        For "eigen": share of √λ up to which eigenvalues are left out; 0 leaves out none.
     coordinates : int
         m, for "woodbury": coordinates damped with each minibatch.
     tolerance : float
@@ -91,6 +112,7 @@ class OnlineNaturalGradient:
     decay: float = 0.95
     period: int = 20
     strategy: str = "cholesky"
+    cutoff: float = 0.0
     coordinates: int = 8
     tolerance: float = 1e-3
     _probes: int = field(default=4, repr=False)
@@ -98,6 +120,7 @@ class OnlineNaturalGradient:
     def __post_init__(self) -> None:
         as_scalar(self.damping, "damping", low=0.0, open_low=True)
         as_scalar(self.tolerance, "tolerance", low=0.0, open_low=True)
+        as_scalar(self.cutoff, "cutoff", low=0.0, high=1.0)
         check_decay(self.decay)
         as_count(self.period, "period")
         as_count(self.coordinates, "coordinates")
@@ -137,18 +160,35 @@ class OnlineNaturalGradient:
         known = tuple(ranks) if self.strategy == "eigen" else ()
         return state._replace(inverses=tuple(pairs)), Info(True, known)
 
-    def _inverse(self, matrix: Array, name: str) -> tuple[Array, int]:
+    def _inverse(self, matrix: Array, name: str) -> tuple[Array | Deflated, int]:
         root = self.damping**0.5
         if self.strategy == "cholesky":
             return damped_inverse(matrix, root, name), 0
         values, vectors = np.linalg.eigh(matrix)
-        rank = int(count_rank(np.maximum(values[::-1], 0.0), len(values) * float(np.finfo(values.dtype).eps)))
+        eps = float(np.finfo(values.dtype).eps)
+        rank = int(count_rank(np.maximum(values[::-1], 0.0), len(values) * eps))
+        kept = values > self.cutoff * root
+        # I − H Hᵀ cancels in the direction of a large eigenvalue a: a relative error of eps a/√λ.
+        if 2 * kept.sum() < len(values) and eps * values[-1] <= self.cutoff * root:
+            columns = vectors[:, kept] * np.sqrt(values[kept] / (values[kept] + root))
+            return Deflated(columns, root), rank
         return (vectors / (np.maximum(values, 0.0) + root)) @ vectors.T, rank
 
-    def apply(self, state: OnlineState, gradient: Array) -> Array:
-        """Return v with its factor 1/L, (P,)."""
-        out = kronecker_product(state.net, state.inverses, gradient)
-        out /= state.net.depth
+    def apply(self, state: OnlineState, gradient: Array, *, out: Array | None = None) -> Array:
+        """Return v with its factor 1/L, (P,), in `out` if that is given."""
+        if not state.inverses:
+            fail("state", "a state that has seen a minibatch", "a new one")
+        net, out = state.net, np.empty_like(gradient) if out is None else out
+        for block, part, (inner, outer) in zip(
+            net.blocks(gradient), net.blocks(out), state.inverses, strict=True
+        ):
+            scratch = state.factors.scratch
+            (half,) = cut(scratch, gradient.dtype, block.shape)
+            rest = scratch[half.size :]
+            apply_inverse(inner, block, half, rest)
+            half *= 1.0 / net.depth
+            # N is symmetric: N D = (Dᵀ N)ᵀ.
+            apply_inverse(outer, half.T, part.T, rest)
         return out
 
     def _corrected(self, state: OnlineState, statistics: Statistics, due: bool) -> tuple[OnlineState, Info]:
@@ -184,6 +224,28 @@ class OnlineNaturalGradient:
         places = (np.arange(taken) + (count - 1) * taken) % size
         rows[np.arange(taken), places] = np.sqrt(size / taken * self.damping**0.5)
         return rows
+
+
+def apply_inverse(inverse: Array | Deflated, rows: Array, out: Array, scratch: Array) -> None:
+    """Write the product of an inverse and (n, m) into `out`, which is not `rows`.
+
+    Examples
+    --------
+    >>> out = np.empty((2, 1))
+    >>> apply_inverse(Deflated(np.array([[0.5], [0.0]]), 2.0), np.ones((2, 1)), out, np.empty(1))
+    >>> out
+    array([[0.375],
+           [0.5  ]])
+    """
+    if not isinstance(inverse, Deflated):
+        np.matmul(inverse, rows, out=out)
+        return
+    columns, root = inverse
+    (inside,) = cut(scratch, out.dtype, (columns.shape[1], rows.shape[1]))
+    np.matmul(columns.T, rows, out=inside)
+    np.matmul(columns, inside, out=out)
+    np.subtract(rows, out, out=out)
+    out *= 1.0 / root
 
 
 def absorb(matrix: Array, inverse: Array, rows: Array, old: float) -> None:

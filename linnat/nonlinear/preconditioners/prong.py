@@ -132,10 +132,10 @@ class Prong:
             found.append(Whitening(centre, basis, scales, ratio))
         return state._replace(whitenings=tuple(found))
 
-    def apply(self, state: ProngState, gradient: Array) -> Array:
+    def apply(self, state: ProngState, gradient: Array, *, out: Array | None = None) -> Array:
         """Return the preconditioned gradient (P,)."""
         _check(state)
-        out = np.empty_like(gradient)
+        out = np.empty_like(gradient) if out is None else out
         blocks = zip(state.net.blocks(gradient), state.net.blocks(out), state.whitenings, strict=True)
         for block, part, white in blocks:
             centred = block[:-1] - np.outer(white.centre, block[-1])

@@ -126,11 +126,11 @@ class Tonga:
         dense: Array = (vectors * state.values[number - 1]) @ vectors.T
         return dense
 
-    def apply(self, state: TongaState, gradient: Array) -> Array:
+    def apply(self, state: TongaState, gradient: Array, *, out: Array | None = None) -> Array:
         """Return the preconditioned gradient (P,)."""
         if state.batches == 0:
             fail("state", "a state that has seen a minibatch", "a new one")
-        out = np.empty_like(gradient)
+        out = np.empty_like(gradient) if out is None else out
         for where, values, vectors in zip(state.net.slices, state.values, state.vectors, strict=True):
             inside = vectors.T @ gradient[where]
             # (C + λ)⁻¹ = (1 − U diag(s/(s + λ)) Uᵀ)/λ

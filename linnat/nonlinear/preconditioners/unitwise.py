@@ -142,11 +142,11 @@ class UnitWise:
                 )
         return tuple(found)
 
-    def apply(self, state: UnitState, gradient: Array) -> Array:
+    def apply(self, state: UnitState, gradient: Array, *, out: Array | None = None) -> Array:
         """Return the preconditioned gradient (P,)."""
         if state.batches == 0:
             fail("state", "a state that has seen a minibatch", "a new one")
-        out = np.empty_like(gradient)
+        out = np.empty_like(gradient) if out is None else out
         for i, (block, part) in enumerate(
             zip(state.net.blocks(gradient), state.net.blocks(out), strict=True)
         ):
