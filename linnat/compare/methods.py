@@ -207,8 +207,9 @@ def _newton(s: Mapping[str, Any]) -> Optimiser[Any]:
 
 
 FIRST: Settings = {"halving": 0, "batch": 100, "doubling": 0}
+# "fitted" needs neither rate nor momentum: far from the optimum of a large network it is what gets away at all.
 KRONECKER: Settings = {
-    "rule": "clipped",
+    "rule": "fitted",
     "rate": 0.3,
     "halving": 0,
     "momentum": 0.9,
@@ -216,15 +217,20 @@ KRONECKER: Settings = {
     "decay": 0.95,
     "period": 20,
     "every": 1,
-    "bound": 1e-2,
-    "trust": 1e-2,
+    "bound": 0.1,
+    "trust": 1.0,
     "adapt": 5,
     "batch": 200,
     "doubling": 0,
 }
 SMALL = Choice((50, 100, 200, 500))
 LARGE = Choice((200, 500, 1000))
-NATURAL: Space = {"rate": Range(0.01, 1.0), "damping": Range(1e-3, 1.0), "batch": SMALL}
+NATURAL: Space = {
+    "rate": Range(0.01, 1.0),  # of "clipped"
+    "damping": Range(1e-3, 1.0),
+    "batch": Choice((100, 200, 500, 1000)),
+    "rule": Choice(("fitted", "clipped")),
+}
 
 _ALL = (
     Method(

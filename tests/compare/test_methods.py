@@ -59,7 +59,7 @@ def test_every_setting_reaches_the_optimiser() -> None:
         before = repr((method.build(method.defaults), batch(method.defaults)))
         for name, value in method.defaults.items():
             if isinstance(value, str):
-                other = {"clipped": "fitted", "cholesky": "eigen", "rows": "mean", "fisher": "hessian"}
+                other = {"fitted": "clipped", "cholesky": "eigen", "rows": "mean", "fisher": "hessian"}
                 changed = other.get(value, "fisher")
             elif name in ("momentum", "decay", "beta1", "beta2", "warm"):
                 changed = 0.123
