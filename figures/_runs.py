@@ -110,6 +110,13 @@ def best(scores: Mapping[T, float]) -> T:
     return min(scores, key=lambda setting: scores[setting])
 
 
-def verdict(paper: str, word: str, sentence: str) -> None:
-    """Print whether a paper's statement is reproduced, partly or not, and by how much."""
-    print(f"    verdict ({paper}): {word}. {sentence}")
+def first_below(level: float, values: Array, at: Array) -> float:
+    """Return where a curve first is at or below a level, by linear interpolation between marks; inf if nowhere."""
+    below = np.flatnonzero(values <= level)
+    if not below.size:
+        return np.inf
+    k = int(below[0])
+    if k == 0:
+        return float(at[0])
+    share = (values[k - 1] - level) / (values[k - 1] - values[k])
+    return float(at[k - 1] + share * (at[k] - at[k - 1]))

@@ -32,8 +32,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures._common import BLACK, DASHES, MARKERS, SERIES, Array, Data, claim, label_panels, publish
+from figures._experiments import verdict
 from figures._images import Images, small_images, source
-from figures._runs import minibatches, verdict
+from figures._runs import minibatches
 from linnat.nonlinear import Network, curvature, initial, passes
 from linnat.nonlinear.optimisers import Batch, GradientDescent
 from linnat.nonlinear.preconditioners import Ekfac
