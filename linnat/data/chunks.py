@@ -164,7 +164,10 @@ def _rows(array: Any, first: int, last: int) -> Array:
 
 def _pixels(images: Array) -> Array:
     flat = images.reshape(len(images), -1)
-    return flat * BYTE if flat.dtype == np.uint8 else flat.astype(np.float64)
+    if flat.dtype == np.uint8:
+        return flat * BYTE
+    with np.errstate(invalid="ignore"):  # NaN is refused where the numbers are used
+        return flat.astype(np.float64)
 
 
 def _bytes(labels: Array, path: str | os.PathLike[str]) -> Array:

@@ -164,7 +164,9 @@ def _pixels(path: Path) -> Array:
     if images.size == 0:
         fail(f"images in {path}", "at least one image", f"shape {images.shape}")
     if images.dtype != np.uint8:
-        return as_rows(images.reshape(len(images), -1).astype(np.float64), f"images in {path}")
+        with np.errstate(invalid="ignore"):  # NaN is refused in the next line
+            rows = images.reshape(len(images), -1).astype(np.float64)
+        return as_rows(rows, f"images in {path}")
     return _exact(images)
 
 

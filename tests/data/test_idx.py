@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linnat import InputError
-from linnat.data import read_idx
+from linnat.data import idx_chunks, load_data, read_idx
+from linnat.data.idx import CHUNK
+from linnat.exact.task import Task
 
 CODES = {8: "u1", 9: "i1", 11: "i2", 12: "i4", 13: "f4", 14: "f8"}
 
@@ -122,7 +124,7 @@ def test_a_header_that_claims_gigabytes_allocates_next_to_nothing(
 ) -> None:
     # A gzip file may hold 1032 times its size: of gzip files the first claim is refused unread, the second is not.
     path = write(tmp_path, bytes([0, 0, 8, 3]) + struct.pack(">3I", *lengths) + b"abc", zipped=zipped)
-    assert peak_while_reading(path) < 300_000
+    assert peak_while_reading(path) < CHUNK
     with pytest.raises(InputError, match="header"):
         read_idx(path)
 
@@ -136,12 +138,12 @@ def test_a_small_gzip_file_that_expands_far_beyond_its_header_is_not_unpacked(tm
 
 def test_a_gzip_file_that_keeps_what_its_header_promises_is_held_to_a_limit(tmp_path: Path) -> None:
     path = write(tmp_path, encode(np.zeros((500, 100, 1000), np.uint8)), zipped=True)
-    assert path.stat().st_size < 300_000
+    assert path.stat().st_size < CHUNK
     with pytest.raises(
         InputError, match="^IDX file: expected at most 47040000 bytes of entries, found 50000000"
     ):
         read_idx(path, max_bytes=47_040_000)
-    assert peak_while_reading(path, max_bytes=47_040_000) < 300_000
+    assert peak_while_reading(path, max_bytes=47_040_000) < CHUNK
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -195,7 +197,7 @@ def test_headers_and_bodies_that_may_not_fit(
     body = bytes(range(256)) * 8
     folder = tmp_path_factory.mktemp("idx")
     path = write(folder, header + body[: max(0, min(wanted, len(body)))], zipped=zipped)
-    assert peak_while_reading(path) < 300_000
+    assert peak_while_reading(path) < CHUNK
     reads_or_refuses(path)
 
 
@@ -228,6 +230,20 @@ def test_any_bytes_give_an_array_or_an_input_error(
     if headed:
         content = b"\0\0" + content
     reads_or_refuses(write(tmp_path_factory.mktemp("idx"), content, zipped=zipped))
+
+
+def test_a_signalling_nan_is_refused_without_a_warning(tmp_path: Path) -> None:
+    # Warnings are errors here; a cast of such a number makes one.
+    content = bytes([0, 0, 13, 3]) + struct.pack(">3I", 1, 1, 2) + bytes.fromhex("7f800001 3f800000")
+    path = write(tmp_path, content)
+    with pytest.raises(
+        InputError, match=r"^images in .*: expected finite numbers, found nan at index \(0, 0\)"
+    ):
+        load_data(path)
+    ((x, _),) = idx_chunks(path)
+    assert np.isnan(x).tolist() == [[True, False]]
+    with pytest.raises(InputError, match="finite numbers"):
+        Task.from_chunks(idx_chunks(path))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="resource is POSIX")
