@@ -53,6 +53,7 @@ WANTED = {
     "o3_epsilon_and_period",
     "o2_spectra_of_blocks",
     "o5_metric_on_other_rows",
+    "o5_natural_conjugate_gradient",
     "s1_condition_against_depth",
     "x2_rates_from_the_spectrum",
     "x3_imbalance_protects",
@@ -145,6 +146,7 @@ CLAIMED = {
         *("left_1", "left_2", "left_3"),
     ),
     "o5_metric_on_other_rows": ("runs",),
+    "o5_natural_conjugate_gradient": ("losses",),
     "s1_condition_against_depth": ("formula", "dense"),
     "x2_rates_from_the_spectrum": ("flow", "networks", "saddles", "predicted", "measured"),
     "x3_imbalance_protects": ("least", "parts", "bounds", "totals"),
@@ -163,6 +165,7 @@ CLAIMED = {
 }
 # Errors and conditions are told from the truth by decades, everything else by a tenth.
 FACTOR = {
+    "o5_natural_conjugate_gradient": 10.0,
     "o5_metric_on_other_rows": 10.0,
     "c7_nonlinear_networks": 1e3,
     "n3_error_against_bound": 1e5,
