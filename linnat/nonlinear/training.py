@@ -306,18 +306,22 @@ class _Loop(NamedTuple):
 
     def row(self, position: Position, report: Report | None, *, whole: bool = False) -> Row:
         """Evaluate parameters and average."""
-        data, nan = self.data, float("nan")
-        count = len(data.x) if whole else min(self.evaluation_rows, len(data.x))
-        numbers: list[float] = []
-        test = data.x_test, data.y_test
-        for theta in (position.state.theta, position.average):
-            for x, y in ((data.x[:count], data.y[:count]), test):
-                if theta is None or x is None or y is None:
-                    numbers.extend((nan, nan))
-                else:
-                    numbers.extend(evaluate(self.net, theta, x, y))
-        row = Row._make((0, 0, 0.0, count, *numbers, nan, nan, nan))
+        count = len(self.data.x) if whole else min(self.evaluation_rows, len(self.data.x))
+        found = self.losses(position.state.theta, count)
+        # The average starts where the parameters do.
+        same = position.updates == 0 and position.average is not None
+        averaged = found if same else self.losses(position.average, count)
+        nan = float("nan")
+        row = Row._make((0, 0, 0.0, count, *found, *averaged, nan, nan, nan))
         return self.latest(position, report, row)
+
+    def losses(self, theta: Array | None, count: int) -> list[float]:
+        """Return loss and squared error of the first training rows, and of all test rows; NaN for what is not there."""
+        data, numbers = self.data, []
+        for x, y in ((data.x[:count], data.y[:count]), (data.x_test, data.y_test)):
+            known = theta is not None and x is not None and y is not None
+            numbers += evaluate(self.net, theta, x, y) if known else (float("nan"),) * 2  # type: ignore[arg-type]
+        return numbers
 
     def latest(self, position: Position, report: Report | None, row: Row | None = None) -> Row:
         """Return a row with the present clock and the last update's report."""
