@@ -317,10 +317,12 @@ class _Loop(NamedTuple):
 
     def losses(self, theta: Array | None, count: int) -> list[float]:
         """Return loss and squared error of the first training rows, and of all test rows; NaN for what is not there."""
-        data, numbers = self.data, []
+        data, numbers = self.data, list[float]()
         for x, y in ((data.x[:count], data.y[:count]), (data.x_test, data.y_test)):
-            known = theta is not None and x is not None and y is not None
-            numbers += evaluate(self.net, theta, x, y) if known else (float("nan"),) * 2  # type: ignore[arg-type]
+            if theta is None or x is None or y is None:
+                numbers += (float("nan"), float("nan"))
+            else:
+                numbers += evaluate(self.net, theta, x, y)
         return numbers
 
     def latest(self, position: Position, report: Report | None, row: Row | None = None) -> Row:
