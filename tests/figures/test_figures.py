@@ -54,6 +54,7 @@ WANTED = {
     "o2_spectra_of_blocks",
     "o5_metric_on_other_rows",
     "o5_natural_conjugate_gradient",
+    "o5_order_of_the_stream",
     "s1_condition_against_depth",
     "x2_rates_from_the_spectrum",
     "x3_imbalance_protects",
@@ -147,6 +148,7 @@ CLAIMED = {
     ),
     "o5_metric_on_other_rows": ("runs",),
     "o5_natural_conjugate_gradient": ("losses",),
+    "o5_order_of_the_stream": ("losses", "influence"),
     "s1_condition_against_depth": ("formula", "dense"),
     "x2_rates_from_the_spectrum": ("flow", "networks", "saddles", "predicted", "measured"),
     "x3_imbalance_protects": ("least", "parts", "bounds", "totals"),
@@ -165,6 +167,7 @@ CLAIMED = {
 }
 # Errors and conditions are told from the truth by decades, everything else by a tenth.
 FACTOR = {
+    "o5_order_of_the_stream": 1000.0,
     "o5_natural_conjugate_gradient": 10.0,
     "o5_metric_on_other_rows": 10.0,
     "c7_nonlinear_networks": 1e3,
