@@ -187,7 +187,8 @@ def inverse_factor(matrix: Array) -> Array:
     """
     size = len(matrix)
     if size <= SMALL:
-        return np.asarray(np.tril(np.linalg.inv(np.linalg.cholesky(matrix))))
+        lower = np.linalg.cholesky(matrix)
+        return np.asarray(np.tril(np.linalg.solve(lower, np.eye(size, dtype=lower.dtype))))
     half = size // 2
     out = np.zeros_like(matrix)
     first = out[:half, :half] = inverse_factor(matrix[:half, :half])
