@@ -122,3 +122,15 @@ def descend(
         if (update + 1) % every == 0:
             found.append(measure(state.theta, Spent(update + 1, products, seconds)))
     return found
+
+
+def reach(losses: Array, level: float, spent: Array) -> float:
+    """Return what was spent when a level is reached, interpolated in the logarithm of the loss; inf if it is not."""
+    below = np.flatnonzero(losses <= level)
+    if not len(below):
+        return np.inf
+    k = int(below[0])
+    if k == 0:
+        return 0.0
+    share = np.log(losses[k - 1] / level) / np.log(losses[k - 1] / losses[k])
+    return float(spent[k - 1] + share * (spent[k] - spent[k - 1]))

@@ -55,6 +55,8 @@ WANTED = {
     "o5_metric_on_other_rows",
     "o5_natural_conjugate_gradient",
     "o5_order_of_the_stream",
+    "o1_linear_autoencoder",
+    "o1_nonlinear_autoencoder",
     "s1_condition_against_depth",
     "x2_rates_from_the_spectrum",
     "x3_imbalance_protects",
@@ -149,6 +151,17 @@ CLAIMED = {
     "o5_metric_on_other_rows": ("runs",),
     "o5_natural_conjugate_gradient": ("losses",),
     "o5_order_of_the_stream": ("losses", "influence"),
+    "o1_linear_autoencoder": (
+        "wide_exact",
+        "wide_online",
+        "wide_sgd",
+        "closed",
+        "exact",
+        "blocks",
+        "online",
+        "sgd",
+    ),
+    "o1_nonlinear_autoencoder": ("errors", "test_errors"),
     "s1_condition_against_depth": ("formula", "dense"),
     "x2_rates_from_the_spectrum": ("flow", "networks", "saddles", "predicted", "measured"),
     "x3_imbalance_protects": ("least", "parts", "bounds", "totals"),
@@ -167,6 +180,8 @@ CLAIMED = {
 }
 # Errors and conditions are told from the truth by decades, everything else by a tenth.
 FACTOR = {
+    "o1_nonlinear_autoencoder": 10.0,
+    "o1_linear_autoencoder": 10.0,
     "o5_order_of_the_stream": 1000.0,
     "o5_natural_conjugate_gradient": 10.0,
     "o5_metric_on_other_rows": 10.0,
