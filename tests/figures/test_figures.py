@@ -180,7 +180,7 @@ CLAIMED = {
 }
 # Errors and conditions are told from the truth by decades, everything else by a tenth.
 FACTOR = {
-    "o1_nonlinear_autoencoder": 10.0,
+    "o1_nonlinear_autoencoder": 100.0,
     "o1_linear_autoencoder": 10.0,
     "o5_order_of_the_stream": 1000.0,
     "o5_natural_conjugate_gradient": 10.0,
