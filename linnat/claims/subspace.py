@@ -18,6 +18,7 @@ SOLVER = 1e-5  # conjugate gradients stop at a relative progress of 1e-12 of the
 def check_subspace(case: Case, unlabelled: bool = True) -> Measures:
     """Measure solutions with the metric of other rows, dense by definition; steps in the plane and what they leave."""
     net, theta, x, y = instance("bernoulli", case.rng)
+    y = 0.25 + 0.5 * y  # means, not labels: labels that a plane separates have their minimum at infinity
     other = case.rng.standard_normal((9, 2)) + 0.5
     metric = other if unlabelled else x
     slope = _gradient(net, theta, x, y)

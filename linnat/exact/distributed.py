@@ -185,8 +185,8 @@ def _wait(future: Any, blocks: list[Any], finished: Callable[[Any], None]) -> An
         try:
             return future.result(timeout=POLL)
         except TimeoutError:
-            if future.done():
-                raise
+            if future.done():  # since the poll gave up; or what was computed has timed out itself
+                return future.result()
         for block in [block for block in blocks if block.done()]:
             if block.status == "finished":
                 finished(block.key)

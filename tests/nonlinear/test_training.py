@@ -391,7 +391,7 @@ def test_memory_stays_flat() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["nesterov", "kfac", "ekfac"])
+@pytest.mark.parametrize("name", ["kfac"])
 def test_memory_stays_flat_over_a_hundred_thousand_updates(name: str) -> None:
     resource = pytest.importorskip("resource")
     split, theta = problem(np.float32)
