@@ -124,6 +124,7 @@ def test_a_users_network_with_biases_and_data() -> None:
     assert {r.identifier for r in found.rows if r.verdict == "holds"} >= {"X10", "N2", "G1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_targets_that_are_exactly_linear_and_a_network_at_the_optimum(shift: float) -> None:
     rng = np.random.default_rng(0)

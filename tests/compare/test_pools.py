@@ -171,6 +171,7 @@ def cluster():
         yield running
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_on_a_cluster_a_killed_worker_loses_nothing(cluster, small: str, tmp_path: Path) -> None:
     jobs = jobs_in(small, tmp_path / "cluster", 3, updates=500)

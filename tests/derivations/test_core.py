@@ -219,6 +219,8 @@ def is_sound(source: str) -> bool:
     return source.isascii() and dollars and depths[-1] == 0 and min(depths) >= 0
 
 
+# A few seconds each, up to ten; a minute and more together.
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_latex_of_every_statement_is_ascii_and_balanced(family: str) -> None:
     for d in recorded(family)[0]:
