@@ -235,12 +235,14 @@ def test_a_remedy_ends_the_message() -> None:
     assert str(error.value) == "a: expected b, found c. Do d."
 
 
-def test_large_arrays_are_finite_or_named() -> None:
-    array = np.full(20_000, 1e308)
+@pytest.mark.parametrize("size", [8, 20_000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_arrays_of_any_size_are_finite_or_named(size: int, dtype: Any) -> None:
+    array = np.full(size, 0.9 * np.finfo(dtype).max, dtype)
     assert as_float_array(array, "x") is array  # their sum is not finite, they are
     for wrong in (np.nan, np.inf, -np.inf):
-        array[12_345] = wrong
-        expect(["^x: expected finite numbers", r"index \(12345,\)"], as_float_array, array, "x")
+        array[size - 2] = wrong
+        expect(["^x: expected finite numbers", rf"index \({size - 2},\)"], as_float_array, array, "x")
     array[:] = 1.0
     array[5], array[7] = np.inf, -np.inf
     expect([r"inf at index \(5,\)"], as_float_array, array, "x")

@@ -142,8 +142,9 @@ class Ranks(NamedTuple):
 def make_problem(net: LinearNetwork, task: Task) -> tuple[Problem, tuple[int, ...]]:
     """Validate a pair; return its arrays, leading axes made one, and the batch shape (() for one network)."""
     as_network(net), as_task(task)
-    if (net.widths[0], net.widths[-1]) != (task.n_inputs, task.n_outputs):
-        widths = f"{net.widths[0]} inputs and {net.widths[-1]} outputs"
+    inputs, outputs = net.weights[0].shape[-1], net.weights[-1].shape[-2]
+    if (outputs, inputs) != task.teacher.shape[-2:]:
+        widths = f"{inputs} inputs and {outputs} outputs"
         fail("task", f"{widths}, like the network", f"{task.n_inputs} inputs and {task.n_outputs} outputs")
     batch = check_broadcast([net.batch_shape, task.batch_shape], "net and task")
     return assemble(net, sides_of(task, net.has_biases), batch), batch
@@ -151,7 +152,7 @@ def make_problem(net: LinearNetwork, task: Task) -> tuple[Problem, tuple[int, ..
 
 def assemble(net: LinearNetwork, sides: Sides, batch: tuple[int, ...]) -> Problem:
     """Return the arrays of a network and of what it sees of a task, leading axes made one."""
-    if not batch and net.dtype == np.float64:
+    if not batch and net.dtype.char == "d":
         return Problem(net.maps, net.weights, *sides.moments[:2], sides.goal, sides.noise)
 
     def settle(array: Array) -> Array:

@@ -110,9 +110,7 @@ def natural_gradient(
         raise ConditionError("mask: only the gauge 'layerwise' is defined with a mask (statement N5).")
     problem, batch = make_problem(net, task)
     result = _compute(problem, batch, gauge, strength, damping_kind, mask, rtol)
-    if not batch:
-        return tuple(-r for r in result)
-    return tuple(-r.reshape(*batch, *r.shape[-2:]) for r in result)
+    return tuple([r.reshape(*batch, *r.shape[-2:]) for r in result] if batch else result)
 
 
 def _compute(
@@ -124,6 +122,7 @@ def _compute(
     mask: Any,
     rtol: float | None,
 ) -> list[Array]:
+    """Return u = −v with one leading axis for the batch."""
     if damping == 0 and gauge == "layerwise" and rtol is None:
         fast = square(problem, mask)
         if fast is not None:
@@ -140,10 +139,10 @@ def _compute(
         else:
             pieces = layerwise(part, chains, mask)
         if index is ...:
-            return pieces
+            return [-piece for piece in pieces]
         if not result:
             shapes = [(len(problem.maps[0]), *p.shape[1:]) for p in pieces]
             result = [np.empty(shape, p.dtype) for shape, p in zip(shapes, pieces, strict=True)]
         for whole, piece in zip(result, pieces, strict=True):
-            whole[index] = piece
+            whole[index] = -piece
     return result

@@ -16,30 +16,49 @@ from linnat.exact.chains import Chains, Problem
 from linnat.exact.masks import shares
 from linnat.linalg import kernels as k
 from linnat.linalg.chain import Link, Sweep, extend_inverse, solve_outer
+from linnat.linalg.chain_ranks import CERTAIN, slack
 from linnat.linalg.kernels import transpose
+from linnat.linalg.square_chain import divide_by_others
 
 Key = tuple[Array | None, Link | None]
 
 
 def square(problem: Problem, mask: Any = None) -> list[Array] | None:
-    """Return N1 for square invertible layers by one LU each, or None where that is not certain.
+    """Return N1 for square invertible layers by one LU each, as u = −v, or None where that is not certain.
 
-    v_i = c_i X_i K_i with X_i = W_{i+1}⁻¹ X_{i+1}, X_L = E and K_i = K_{i-1} W_{i-1}⁻¹, K_1 = I; S and Σ cancel.
+    u_i = −c_i X_i K_i with X_i = W_{i+1}⁻¹ X_{i+1}, X_L = E and K_i = K_{i-1} W_{i-1}⁻¹, K_1 = I; S and Σ cancel.
     """
+    if not _has_inverses(problem):
+        return None
+    if mask is None and problem.goal.ndim == 2 and len(problem.goal) <= k.DIRECT and not problem.biases:
+        return divide_by_others(problem.weights, problem.goal, -1 / problem.depth, CERTAIN)
+    return _square(problem, mask)
+
+
+def _has_inverses(problem: Problem) -> bool:
+    """Return whether all layers are square and S is invertible; whether the layers are, is for their LU to tell."""
     size = problem.maps[0].shape[-1]
-    outputs = problem.weights[0].shape[-2]
-    if problem.factor.shape[-1] != size or any(m.shape[-2:] != (size, size) for m in problem.maps[:-1]):
-        return None
-    if problem.weights[-1].shape[-2:] != (outputs, outputs):
-        return None
-    if not (problem.factor[..., 0, :].all() or problem.factor.any(axis=-2).all()):
-        return None  # a column of zeros: S is singular
-    limit = 1e-3 / (size * float(np.finfo(problem.weights[0].dtype).eps))
+    for matrix in problem.maps[:-1]:
+        if matrix.shape[-2] != size:
+            return False
+    last, factor = problem.weights[-1], problem.factor
+    if factor.shape[-1] != size or last.shape[-1] != last.shape[-2]:
+        return False
+    row = factor[..., 0, :]  # most often without a zero; a column of zeros stands for a drop of the rank
+    return np.count_nonzero(row) == row.size or bool(factor.any(axis=-2).all())
+
+
+def _square(problem: Problem, mask: Any) -> list[Array] | None:
+    """Return the same for networks of any kind."""
+    outputs, size = problem.weights[0].shape[-2], problem.maps[0].shape[-1]
+    limit = CERTAIN / slack(problem.maps[0])
     factors = [k.factor(w) for w in problem.weights]
     depth, dtype = problem.depth, problem.weights[0].dtype
     # Without a mask all shares are equal, and taken at once.
-    coefficient = None if mask is None else shares(mask, depth, (outputs,) * depth, (size,) * depth)[:, 0, -1]
-    solved = [problem.error * dtype.type(1 / depth) if coefficient is None else problem.error]
+    coefficient = (
+        None if mask is None else -shares(mask, depth, (outputs,) * depth, (size,) * depth)[:, 0, -1]
+    )
+    solved = [problem.error * dtype.type(-1 / depth) if coefficient is None else problem.error]
     for i in range(depth - 1, 0, -1):
         x, condition = k.solve_checked(factors[i], problem.weights[i], solved[-1])
         if not (condition < limit).all():

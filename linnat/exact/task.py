@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -166,7 +167,7 @@ class Task:
         """n_L."""
         return int(self.teacher.shape[-2])
 
-    @property
+    @cached_property
     def batch_shape(self) -> tuple[int, ...]:
         """The leading axes: () for a single task."""
         matrices = (self.teacher, self.input_cov, self.noise_cov)

@@ -11,7 +11,7 @@ import pytest
 
 import linnat as ln
 from benchmarks.natural_against_gradient import NETWORKS, _operations
-from linnat.linalg import kernels
+from linnat.linalg import kernels, square_chain
 
 SHAPES: dict[str, Callable[..., tuple[str, int, int, int]]] = {
     "matmul": lambda a, b: ("gemm", a.shape[0], b.shape[1], a.shape[1]),
@@ -40,6 +40,7 @@ def made(monkeypatch: pytest.MonkeyPatch, widths: tuple[int, ...]) -> Counter[An
         return call
 
     with monkeypatch.context() as patch:
+        patch.setattr(kernels, "DIRECT", 0)  # small ones stand for large ones
         for name in SHAPES:
             patch.setattr(kernels, name, recorded(name, getattr(kernels, name)))
         ln.natural_gradient(net, task)
@@ -69,6 +70,28 @@ def test_the_floor_counts_what_is_done(monkeypatch: pytest.MonkeyPatch, widths: 
     if drops:  # LUs of square factors serve the certificate of their rank only
         found = Counter({call: count for call, count in found.items() if call[0] != "lu"})
     assert found == expected
+
+
+def test_small_square_layers_take_the_same_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    size, calls = 8, square_chain._CALLS["d"]
+    found: Counter[str] = Counter()
+
+    def recorded(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            found[name] += args[-1].shape[-1] == size if name == "getrf" else args[2].shape[-1] == size
+            return kernel(*args, **options)
+
+        return call
+
+    counted = {name: recorded(name, getattr(calls, name)) for name in ("gemm", "getrf", "getrs")}
+    monkeypatch.setitem(square_chain._CALLS, "d", calls._replace(**counted))
+    for widths in ((size,) * 3, (size,) * 6):
+        found.clear()
+        net = ln.LinearNetwork.random(widths, rng=0)
+        ln.natural_gradient(net, ln.Task(np.eye(size)))
+        expected = _operations(widths)
+        names = {"gemm": "gemm", "lu": "getrf", "solve": "getrs"}
+        assert found == {names[call[0]]: count for call, count in expected.items()}
 
 
 def test_another_count_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
