@@ -157,7 +157,8 @@ class NormalisedDescent:
     ) -> tuple[NormalisedState, Report]:
         """Return the state after an update, and what it did."""
         value, slope = gradient(state.net, state.theta, batch.x, batch.y)
-        check_finite(value, slope)
-        size = float(np.linalg.norm(slope))
+        square = float(np.vdot(slope, slope))
+        check_finite(value, square)
+        size = square**0.5
         state.theta[...] -= self.rate * slope
         return state._replace(updates=state.updates + 1), Report(value, size, self.rate * size)

@@ -206,7 +206,8 @@ def online_run(
     """Return excess losses, updates and seconds of online natural gradient."""
     # New inverses at every update: signals are singular, and stale inverses without bound where signals come to be.
     method = Preconditioned(
-        OnlineNaturalGradient(damping=damping, period=1), Exponential(rate, fall, updates)
+        OnlineNaturalGradient(damping=damping, period=1, strategy="cholesky"),
+        Exponential(rate, fall, updates),
     )
     return run(method, net, theta, x, task, updates, seed, every)
 

@@ -56,7 +56,9 @@ def method_of(which: int, setting: tuple[float, ...]) -> Any:
         return Adam(setting[0], with_loss=False)
     rate, damping = setting
     inner = (
-        OnlineNaturalGradient(damping=damping, period=10) if which == 3 else Kfac(damping=damping, period=10)
+        OnlineNaturalGradient(damping=damping, period=10, strategy="cholesky")
+        if which == 3
+        else Kfac(damping=damping, period=10)
     )
     return Preconditioned(inner, rate)
 

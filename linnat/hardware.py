@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -416,3 +417,23 @@ def _pool_of(package: str, pools: list[dict[str, Any]]) -> dict[str, Any]:
     if not own and len(pools) == 1:
         return pools[0]
     return own[0] if own else {}
+
+
+@cache
+def blas_threads() -> Any | None:
+    """Return threadpoolctl's control of the BLAS of NumPy (`num_threads`, `set_num_threads`), None where there is none.
+
+    Examples
+    --------
+    >>> control = blas_threads()
+    >>> control is None or control.num_threads >= 1
+    True
+    """
+    if importlib.util.find_spec("threadpoolctl") is None:
+        return None
+    found = importlib.import_module("threadpoolctl").ThreadpoolController().lib_controllers
+    own = [c for c in found if c.user_api == "blas"]
+    beside = [c for c in own if "numpy.libs" in str(c.filepath)]
+    if not beside and len(own) == 1:
+        return own[0]
+    return beside[0] if beside else None

@@ -38,7 +38,7 @@ def check_online(case: Case, widths: tuple[int, ...] | None = None) -> Measures:
     wanted = induced_change(linear, dense_natural.natural_gradient(linear, task, gauge="minimum-norm"))
     errors = []
     for damping in DAMPINGS:
-        online = OnlineNaturalGradient(damping=damping)
+        online = OnlineNaturalGradient(damping=damping, cutoff=0.0)
         state, _ = online.update(online.init(net), exact_noise(net, theta, x))
         errors.append(
             relative(induced_change(linear, unflatten(online.apply(state, gradient), linear)), wanted)

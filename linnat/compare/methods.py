@@ -179,7 +179,8 @@ def _preconditioned(preconditioner: Any, s: Mapping[str, Any]) -> Optimiser[Any]
 
 
 def _online(s: Mapping[str, Any]) -> Optimiser[Any]:
-    return _preconditioned(OnlineNaturalGradient(s["damping"], s["decay"], s["period"], s["strategy"]), s)
+    inner = OnlineNaturalGradient(s["damping"], s["decay"], s["period"], s["strategy"], s["cutoff"])
+    return _preconditioned(inner, s)
 
 
 def _kfac(s: Mapping[str, Any]) -> Optimiser[Any]:
@@ -282,7 +283,7 @@ _ALL = (
         "online",
         "online natural gradient",
         "Kronecker factors of each layer, 1/L (Bernacchia et al. 2018)",
-        {**KRONECKER, "strategy": "cholesky"},
+        {**KRONECKER, "period": 100, "strategy": "eigen", "cutoff": 0.1},
         NATURAL,
         _online,
         label="online NG",

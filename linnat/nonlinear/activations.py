@@ -1,9 +1,8 @@
 """Which units are there? Each is a value φ and its first two derivatives, all told from the value itself.
 
 For identity, tanh, logistic, ReLU and softplus both φ'(z) and φ''(z) are functions of h = φ(z), so that passes keep the
-outputs of the layers and nothing else. Every function writes where it is told to and allocates nothing but scratch
-of one block, nor that where scratch is given; arrays are walked through in blocks that stay in the cache, where several
-passes cost what one does.
+outputs of the layers and nothing else. Every function writes where it is told to and allocates nothing; arrays are
+walked through in blocks that stay in the cache, where several passes cost what one does.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from linnat._checks import Array, as_choice
+from linnat.nonlinear._rooms import room
 
-BLOCK = 1 << 15  # numbers in a block: 128 KiB in float32, half a usual second-level cache with its scratch
+BLOCK = 1 << 16  # numbers in a block: 256 KiB in float32, a usual second-level cache with its scratch
 
 
 class Activation(NamedTuple):
@@ -24,79 +24,85 @@ class Activation(NamedTuple):
     Attributes
     ----------
     name : str
-    apply : callable(z, scratch)
-        Overwrite z with φ(z); scratch of the same shape, or None.
+    apply : callable(z, bias, scratch)
+        Overwrite z with φ(z + b), for a row b that every row is given; scratch of the same shape.
     slope : callable(h, out, scratch)
         Multiply `out` by φ'(z), where h = φ(z).
     bend : callable(h, out, scratch)
         Multiply `out` by φ''(z), where h = φ(z). ReLU counts as straight at 0, and so has φ'(0) = φ''(0) = 0.
+    bounded : bool
+        Whether |φ| ≤ 1.
     """
 
     name: str
-    apply: Callable[[Array, Array | None], None]
-    slope: Callable[[Array, Array, Array | None], None]
-    bend: Callable[[Array, Array, Array | None], None]
+    apply: Callable[[Array, Array, Array], None]
+    slope: Callable[[Array, Array, Array], None]
+    bend: Callable[[Array, Array, Array], None]
+    bounded: bool = False
 
 
-def _nothing(z: Array, scratch: Array | None = None) -> None:
-    """Leave z as it is."""
+def _identity(z: Array, bias: Array, scratch: Array) -> None:
+    z += bias
 
 
-def _one(h: Array, out: Array, scratch: Array | None = None) -> None:
+def _one(h: Array, out: Array, scratch: Array) -> None:
     """Multiply by one."""
 
 
-def _zero(h: Array, out: Array, scratch: Array | None = None) -> None:
+def _zero(h: Array, out: Array, scratch: Array) -> None:
     out[...] = 0.0
 
 
-def _tanh(z: Array, scratch: Array | None = None) -> None:
+def _tanh(z: Array, bias: Array, scratch: Array) -> None:
+    z += bias
     np.tanh(z, out=z)
 
 
-def _tanh_slope(h: Array, out: Array, scratch: Array | None = None) -> None:
-    scratch = np.multiply(h, h, out=scratch)
+def _tanh_slope(h: Array, out: Array, scratch: Array) -> None:
+    np.multiply(h, h, out=scratch)
     np.subtract(1.0, scratch, out=scratch)
     out *= scratch
 
 
-def _tanh_bend(h: Array, out: Array, scratch: Array | None = None) -> None:
+def _tanh_bend(h: Array, out: Array, scratch: Array) -> None:
     _tanh_slope(h, out, scratch)
     out *= h
     out *= -2.0
 
 
-def _logistic(z: Array, scratch: Array | None = None) -> None:
+def _logistic(z: Array, bias: Array, scratch: Array) -> None:
     # By 1/(1 + e^{-z}): small values keep their relative precision, and an overflow of e^{-z} is the right zero.
-    np.negative(z, out=z)
+    np.subtract(-bias, z, out=z)
     np.exp(z, out=z)
     z += 1.0
     np.reciprocal(z, out=z)
 
 
-def _logistic_slope(h: Array, out: Array, scratch: Array | None = None) -> None:
-    scratch = np.subtract(1.0, h, out=scratch)
+def _logistic_slope(h: Array, out: Array, scratch: Array) -> None:
+    np.subtract(1.0, h, out=scratch)
     scratch *= h
     out *= scratch
 
 
-def _logistic_bend(h: Array, out: Array, scratch: Array | None = None) -> None:
+def _logistic_bend(h: Array, out: Array, scratch: Array) -> None:
     _logistic_slope(h, out, scratch)
-    scratch = np.multiply(h, -2.0, out=scratch)
+    np.multiply(h, -2.0, out=scratch)
     scratch += 1.0
     out *= scratch
 
 
-def _relu(z: Array, scratch: Array | None = None) -> None:
+def _relu(z: Array, bias: Array, scratch: Array) -> None:
+    z += bias
     np.maximum(z, 0.0, out=z)
 
 
-def _relu_slope(h: Array, out: Array, scratch: Array | None = None) -> None:
+def _relu_slope(h: Array, out: Array, scratch: Array) -> None:
     out *= np.greater(h, 0.0, out=scratch)
 
 
-def _softplus(z: Array, scratch: Array | None = None) -> None:
+def _softplus(z: Array, bias: Array, scratch: Array) -> None:
     # log(1 + e^z) = max(z, 0) + log(1 + e^{-|z|})
+    z += bias
     positive = np.maximum(z, 0.0, out=scratch)
     np.abs(z, out=z)
     np.negative(z, out=z)
@@ -105,26 +111,26 @@ def _softplus(z: Array, scratch: Array | None = None) -> None:
     z += positive
 
 
-def _softplus_slope(h: Array, out: Array, scratch: Array | None = None) -> None:
+def _softplus_slope(h: Array, out: Array, scratch: Array) -> None:
     # φ' = logistic(z) = 1 - e^{-h}
-    scratch = np.negative(h, out=scratch)
+    np.negative(h, out=scratch)
     np.expm1(scratch, out=scratch)
     out *= scratch
     np.negative(out, out=out)
 
 
-def _softplus_bend(h: Array, out: Array, scratch: Array | None = None) -> None:
+def _softplus_bend(h: Array, out: Array, scratch: Array) -> None:
     _softplus_slope(h, out, scratch)
-    scratch = np.negative(h, out=scratch)
+    np.negative(h, out=scratch)
     out *= np.exp(scratch, out=scratch)
 
 
 ACTIVATIONS = {
     unit.name: unit
     for unit in (
-        Activation("identity", _nothing, _one, _zero),
-        Activation("tanh", _tanh, _tanh_slope, _tanh_bend),
-        Activation("logistic", _logistic, _logistic_slope, _logistic_bend),
+        Activation("identity", _identity, _one, _zero),
+        Activation("tanh", _tanh, _tanh_slope, _tanh_bend, True),
+        Activation("logistic", _logistic, _logistic_slope, _logistic_bend, True),
         Activation("relu", _relu, _relu_slope, _zero),
         Activation("softplus", _softplus, _softplus_slope, _softplus_bend),
     )
@@ -136,7 +142,7 @@ def as_activation(value: object, name: str = "activations") -> str:
     return as_choice(value, name, tuple(ACTIVATIONS))
 
 
-def activate(name: str, z: Array, bias: Array | None = None, scratch: Array | None = None) -> None:
+def activate(name: str, z: Array, bias: Array | None = None) -> None:
     """Overwrite the rows of z with φ(z + bias).
 
     Parameters
@@ -146,8 +152,7 @@ def activate(name: str, z: Array, bias: Array | None = None, scratch: Array | No
     z : array (N, n)
         Overwritten.
     bias : array (n,), optional
-    scratch : array (`scratch_size(N, n)`,), optional
-        Overwritten; allocated block by block by default.
+        None is zero.
 
     Examples
     --------
@@ -156,16 +161,14 @@ def activate(name: str, z: Array, bias: Array | None = None, scratch: Array | No
     >>> z
     array([[0.5, 0. ]])
     """
-    unit = ACTIVATIONS[name]
+    unit, row = ACTIVATIONS[name], np.zeros(z.shape[1], z.dtype) if bias is None else bias
     with np.errstate(over="ignore", under="ignore"):
         for rows in row_blocks(z):
             part = z[rows]
-            if bias is not None:
-                part += bias
-            unit.apply(part, fitting(scratch, part))
+            unit.apply(part, row, beside(part))
 
 
-def multiply_by_slope(name: str, h: Array, out: Array, scratch: Array | None = None) -> None:
+def multiply_by_slope(name: str, h: Array, out: Array) -> None:
     """Multiply `out` by φ'(z), told from h = φ(z).
 
     Examples
@@ -175,7 +178,7 @@ def multiply_by_slope(name: str, h: Array, out: Array, scratch: Array | None = N
     >>> out
     array([[1.  , 0.75]])
     """
-    _blockwise(ACTIVATIONS[name].slope, h, out, scratch)
+    _blockwise(ACTIVATIONS[name].slope, h, out)
 
 
 def multiply_by_bend(name: str, h: Array, out: Array) -> None:
@@ -188,17 +191,20 @@ def multiply_by_bend(name: str, h: Array, out: Array) -> None:
     >>> out
     array([[0.     , 0.09375]])
     """
-    _blockwise(ACTIVATIONS[name].bend, h, out, None)
+    _blockwise(ACTIVATIONS[name].bend, h, out)
 
 
-def _blockwise(
-    function: Callable[[Array, Array, Array | None], None], h: Array, out: Array, scratch: Array | None
-) -> None:
+def _blockwise(function: Callable[[Array, Array, Array], None], h: Array, out: Array) -> None:
     if function is _one:
         return
     with np.errstate(under="ignore"):
         for rows in row_blocks(h):
-            function(h[rows], out[rows], fitting(scratch, h[rows]))
+            function(h[rows], out[rows], beside(h[rows]))
+
+
+def beside(part: Array) -> Array:
+    """Return scratch for a block, of its shape and dtype, in a room of this thread."""
+    return room("block", part.dtype, part.shape)[0]
 
 
 def row_blocks(array: Array) -> list[slice]:
@@ -206,19 +212,3 @@ def row_blocks(array: Array) -> list[slice]:
     rows, columns = array.shape
     step = max(1, BLOCK // columns)
     return [slice(start, start + step) for start in range(0, rows, step)]
-
-
-def scratch_size(rows: int, columns: int) -> int:
-    """Return how many numbers the largest block of an array (N, n) has.
-
-    Examples
-    --------
-    >>> scratch_size(10, 3), scratch_size(1000, 1000)
-    (30, 32000)
-    """
-    return min(rows, max(1, BLOCK // columns)) * columns
-
-
-def fitting(scratch: Array | None, part: Array) -> Array | None:
-    """Return scratch in the shape of a block, or None for none."""
-    return None if scratch is None else scratch[: part.size].reshape(part.shape)

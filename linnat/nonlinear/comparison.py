@@ -65,7 +65,7 @@ METHODS: dict[str, Preconditioner[Any]] = {
     "quasi-diagonal": UnitWise(),
     "prong": Prong(),
     "tonga": Tonga(rank=200, centred=False),
-    "online": OnlineNaturalGradient(),
+    "online": OnlineNaturalGradient(strategy="cholesky"),
     "kfac": Kfac(),
     "kfac-tridiagonal": KfacTridiagonal(),
     "ekfac": Ekfac(),

@@ -6,13 +6,19 @@ they are, written over, and looked at once, afterwards: a loss that is not finit
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 from linnat._checks import Array, InputError
 from linnat.families import Family, Gaussian
-from linnat.nonlinear.activations import fitting, row_blocks
+from linnat.nonlinear._crew import each, members, shares, walk
+from linnat.nonlinear.activations import ACTIVATIONS, BLOCK, beside, row_blocks
 from linnat.nonlinear.network import Network
-from linnat.nonlinear.passes import Workspace, forward, pullback
+from linnat.nonlinear.passes import Workspace, forward, pulled_back
+
+SAFE = 1e-3  # of the largest number: rounding of sums stays below
 
 
 class DivergenceError(InputError, ArithmeticError):
@@ -68,9 +74,7 @@ def _means(family: Family, outputs: Array, out: Array) -> None:
         np.exp(outputs, out=out)
 
 
-def sampled_errors(
-    family: Family, outputs: Array, errors: Array, rng: np.random.Generator, scratch: Array | None = None
-) -> None:
+def sampled_errors(family: Family, outputs: Array, errors: Array, rng: np.random.Generator) -> None:
     """Write E[T(y) | z] − T(y) for targets y drawn from the model into `errors`.
 
     In place for Bernoulli outputs and for Gaussian ones without covariance; by the family's own functions elsewhere.
@@ -81,7 +85,6 @@ def sampled_errors(
     outputs, errors : array (N, n_L)
         `errors` is overwritten; C-ordered, like every workspace.
     rng : Generator
-    scratch : array (`activations.scratch_size(N, n_L)`,), optional
 
     Examples
     --------
@@ -104,7 +107,7 @@ def sampled_errors(
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for rows in row_blocks(errors):
             part = errors[rows]
-            odds = np.abs(outputs[rows], out=fitting(scratch, part))
+            odds = np.abs(outputs[rows], out=beside(part))
             np.exp(odds, out=odds)
             odds += 1.0
             np.exp(part, out=part)
@@ -160,10 +163,10 @@ def _log_normalisers(outputs: Array, scratch: Array) -> float:
     return total + float(scratch.sum(dtype=np.float64))
 
 
-def step_gradient(
-    net: Network, theta: Array, x: Array, y: Array, work: Workspace, out: Array, *, with_loss: bool = True
-) -> float:
-    """Write the gradient of the mean loss into `out` and return the loss (NaN unless asked for); nothing is checked.
+def step_errors(
+    net: Network, theta: Array, x: Array, y: Array, work: Workspace, *, with_loss: bool = True
+) -> tuple[float, float]:
+    """Run forward, and back with the errors of the mean loss; nothing is checked.
 
     Parameters
     ----------
@@ -173,36 +176,143 @@ def step_gradient(
     y : array (N, n_L)
     work : Workspace
         Of N rows; all of one dtype.
+    with_loss : bool
+        The loss costs one more pass over the outputs; without it NaN is returned in its place.
+
+    Returns
+    -------
+    loss : float
+    bound : float
+        No sum of squares of the gradient's entries is larger (Cauchy–Schwarz, Σ_i ‖h̃_{i−1}‖²‖δ_i‖²); NaN or inf where
+        signals or errors are.
+
+    Examples
+    --------
+    >>> net, work = Network((1, 1), family="gaussian"), Workspace(Network((1, 1)), 2)
+    >>> x, y = np.array([[1.0], [2.0]]), np.array([[2.0], [3.0]])
+    >>> step_errors(net, np.array([2.0, 0.0]), x, y, work)
+    (0.25, 1.75)
+    """
+    work.inputs, rows = x, len(x)
+
+    def rows_back(part: slice) -> tuple[float, list[float]]:
+        piece = work.part(part)
+        outputs, last = forward(net, theta, x[part], piece), piece.errors[-1]
+        value = mean_loss(net.family, outputs, y[part], last) if with_loss else np.nan
+        output_errors(net.family, outputs, y[part], last, 1.0 / rows)
+        piece.back(net, theta)
+        # A bounded unit's signals need not be looked at: a NaN in them is one in the errors.
+        signals = [_square(piece.inputs)]
+        for name, h in zip(net.activations[:-1], piece.hidden[:-1], strict=True):
+            signals.append(float(h.size) if ACTIVATIONS[name].bounded else _square(h))
+        return value * len(outputs), [*signals, *(_square(e) for e in piece.errors)]
+
+    # A loss that explodes is told once, by `check_finite`, and not by warnings on the way.
+    with np.errstate(over="ignore", invalid="ignore"):
+        count = members(4.0 * rows * net.n_parameters)
+        found = each([partial(rows_back, part) for part in shares(rows, count)], count)
+    squares = np.sum([part for _, part in found], axis=0)
+    bound = float((squares[: net.depth] + rows) @ squares[net.depth :])
+    return sum(value for value, _ in found) / rows, bound
+
+
+def _square(array: Array) -> float:
+    flat = array.reshape(-1)
+    return float(np.vdot(flat, flat))
+
+
+def step_gradient(
+    net: Network, theta: Array, x: Array, y: Array, work: Workspace, out: Array, *, with_loss: bool = True
+) -> tuple[float, float]:
+    """Write the gradient of the mean loss into `out`; return the loss and the gradient's square. Nothing is checked.
+
+    Parameters
+    ----------
+    net, theta, x, y, work, with_loss
+        As for `step_errors`.
     out : array (P,)
         Overwritten.
-    with_loss : bool
-        The loss costs one more pass over the outputs.
 
     Examples
     --------
     >>> net, out = Network((1, 1), family="gaussian"), np.empty(2)
     >>> x, y = np.array([[1.0], [2.0]]), np.array([[2.0], [3.0]])
     >>> step_gradient(net, np.array([2.0, 0.0]), x, y, Workspace(net, 2), out), out
-    (0.25, array([1. , 0.5]))
+    ((0.25, 1.25), array([1. , 0.5]))
     """
-    # A loss that explodes is told once, by `check_finite`, and not by warnings on the way.
+    value, _ = step_errors(net, theta, x, y, work, with_loss=with_loss)
     with np.errstate(over="ignore", invalid="ignore"):
-        outputs = forward(net, theta, x, work)
-        last = work.errors[-1]
-        value = mean_loss(net.family, outputs, y, last) if with_loss else np.nan
-        output_errors(net.family, outputs, y, last)
-        last *= 1.0 / len(x)
-        work.back(net, theta)
-        pullback(net, work, out)
-    return value
+        square, _ = pulled_back(net, work, out)
+    return value, square
 
 
-def check_finite(value: float, gradient: Array) -> None:
-    """Raise DivergenceError unless loss and gradient are finite."""
+def step_through(
+    net: Network,
+    theta: Array,
+    x: Array,
+    y: Array,
+    work: Workspace,
+    visit: Callable[[slice, Array], float],
+    *,
+    with_loss: bool = True,
+) -> tuple[float, float, float]:
+    """Hand the gradient of the mean loss piece by piece to whoever makes a step of it, without ever holding it whole.
+
+    Parameters
+    ----------
+    net, theta, x, y, work, with_loss
+        As for `step_errors`.
+    visit : callable(part, piece)
+        Told where a piece lies in (P,) and what it holds, which it may overwrite; threads call it, in any order.
+
+    Returns
+    -------
+    loss : float
+        NaN without.
+    square : float
+        Of the gradient.
+    visited : float
+        Sum of what the visits return.
+
+    Raises
+    ------
+    DivergenceError
+        Unless loss and gradient are finite; no visit has been made then.
+
+    Examples
+    --------
+    >>> net, theta = Network((1, 1), family="gaussian"), np.array([2.0, 0.0])
+    >>> x, y = np.array([[1.0], [2.0]]), np.array([[2.0], [3.0]])
+    >>> def visit(part, piece):
+    ...     theta[part] -= piece
+    ...     return float(abs(piece).max())
+    >>> step_through(net, theta, x, y, Workspace(net, 2), visit), theta
+    ((0.25, 1.25, 1.0), array([ 1. , -0.5]))
+    """
+    value, bound = step_errors(net, theta, x, y, work, with_loss=with_loss)
+    known = value if with_loss else 0.0
+    if np.isfinite(known) and bound < SAFE * float(np.finfo(theta.dtype).max):
+        return value, *pulled_back(net, work, None, visit)
+    # So large, or not finite: the gradient is made once to be looked at.
+    with np.errstate(over="ignore", invalid="ignore"):
+        check_finite(known, pulled_back(net, work, None)[0])
+    return value, *pulled_back(net, work, None, visit)
+
+
+def square_of(vector: Array) -> float:
+    """Return the sum of squares of (P,)."""
+
+    def visit(part: slice) -> float:
+        return float(np.vdot(vector[part], vector[part]))
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        return walk(len(vector), visit, BLOCK)
+
+
+def check_finite(value: float, square: float) -> None:
+    """Raise DivergenceError unless a loss and the sum of a gradient's squares are finite."""
     # The sum of squares is NaN or inf where any entry is: one pass, no mask.
-    with np.errstate(over="ignore", invalid="ignore"):
-        finite = np.isfinite(value) and np.isfinite(np.vdot(gradient, gradient))
-    if not finite:
+    if not (np.isfinite(value) and np.isfinite(square)):
         found = "inf or NaN in the gradient" if np.isfinite(value) else f"loss {value:.6g}"
         raise DivergenceError(
             f"loss: expected a finite loss and gradient, found {found}. "

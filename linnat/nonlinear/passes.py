@@ -1,9 +1,10 @@
 """How do signals, errors and tangents run through a network? Forward, backward, and products without any P × P matrix.
 
 A `Workspace` holds the buffers of one batch: outputs h_i of the layers and errors δ_i at their inputs. Every pass takes
-one and allocates nothing beside it (a few allocate one block of scratch); a workspace belongs to one network, one
-number of rows and one dtype, and may be used again and again. With h̃ = (h, 1), layer i contributes
-Σ_n h̃_{i−1,n} δ_{i,n}ᵀ to every gradient: T-blocks of the parameter vector (`Network.blocks`).
+one and allocates nothing beside it; a workspace belongs to one network, one number of rows and one dtype, and may be
+used again and again. Large passes share rows, or parts of layers, among threads (`linnat.nonlinear._crew`). With
+h̃ = (h, 1), layer i contributes Σ_n h̃_{i−1,n} δ_{i,n}ᵀ to every gradient: T-blocks of the parameter vector
+(`Network.blocks`).
 
 Sums are means over rows wherever a loss is meant: `gradient`, `fisher_product`, `gauss_newton_product`,
 `hessian_product`; `pullback` and `vector_jacobian_product` are plain sums, the adjoint of `pushforward`. Products take
@@ -13,12 +14,17 @@ forward 2P, backward 2P, pullback 2P, pushforward 4P, Hessian product 12P.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from math import ceil
 from typing import Any
 
 import numpy as np
 
 from linnat._checks import Array, as_rows, fail
-from linnat.nonlinear.activations import activate, multiply_by_bend, multiply_by_slope, scratch_size
+from linnat.nonlinear._crew import each, members, shares
+from linnat.nonlinear._rooms import room
+from linnat.nonlinear.activations import activate, multiply_by_bend, multiply_by_slope
 from linnat.nonlinear.network import Network
 
 
@@ -39,20 +45,17 @@ class Workspace:
         Outputs of the layers; the last are the natural parameters of the family.
     errors : list of arrays (N, n_i), i = 1 … L
         Of the last backward pass: derivatives with respect to W_i h_{i−1} + b_i.
-    scratch : array
-        One block for elementwise functions.
     """
 
     def __init__(self, net: Network, rows: int, dtype: Any = np.float64) -> None:
         self.inputs: Array = np.zeros((0, net.widths[0]), dtype)
         self.hidden: list[Array] = [np.empty((rows, n), dtype) for n in net.widths[1:]]
         self.errors: list[Array] = [np.empty((rows, n), dtype) for n in net.widths[1:]]
-        self.scratch: Array = np.empty(max(scratch_size(rows, n) for n in net.widths[1:]), dtype)
 
     def part(self, rows: slice) -> Workspace:
         """Return the workspace of some of the rows: views of this one's signals and errors, which it writes over."""
         piece = object.__new__(Workspace)
-        piece.inputs, piece.scratch = self.inputs[rows], self.scratch
+        piece.inputs = self.inputs[rows]
         piece.hidden = [h[rows] for h in self.hidden]
         piece.errors = [e[rows] for e in self.errors]
         return piece
@@ -69,11 +72,16 @@ class Workspace:
 
     def back(self, net: Network, theta: Array) -> None:
         """Run the last errors, derivatives with respect to the outputs, back through the network, in place."""
+        count = members(2.0 * self.rows * net.n_parameters)
+        if count > 1:
+            parts = [self.part(rows) for rows in shares(self.rows, count)]
+            each([partial(part.back, net, theta) for part in parts], count)
+            return
         blocks = net.blocks(theta)
-        multiply_by_slope(net.activations[-1], self.hidden[-1], self.errors[-1], self.scratch)
+        multiply_by_slope(net.activations[-1], self.hidden[-1], self.errors[-1])
         for i in range(net.depth - 2, -1, -1):
             np.matmul(self.errors[i + 1], blocks[i + 1][:-1].T, out=self.errors[i])
-            multiply_by_slope(net.activations[i], self.hidden[i], self.errors[i], self.scratch)
+            multiply_by_slope(net.activations[i], self.hidden[i], self.errors[i])
 
     @property
     def outputs(self) -> Array:
@@ -130,9 +138,14 @@ def forward(net: Network, theta: Array, x: Array, work: Workspace) -> Array:
     array([[6.]])
     """
     work.inputs = signal = x
+    count = members(2.0 * len(x) * net.n_parameters)
+    if count > 1:
+        parts = shares(len(x), count)
+        each([partial(forward, net, theta, x[rows], work.part(rows)) for rows in parts], count)
+        return work.outputs
     for block, out, name in zip(net.blocks(theta), work.hidden, net.activations, strict=True):
         np.matmul(signal, block[:-1], out=out)
-        activate(name, out, block[-1], work.scratch)
+        activate(name, out, block[-1])
         signal = out
     return signal
 
@@ -146,10 +159,65 @@ def backward(net: Network, theta: Array, work: Workspace, cotangents: Array) -> 
 def pullback(net: Network, work: Workspace, out: Array | None = None) -> Array:
     """Return Σ_n J_nᵀ c_n, shape (P,), after `backward` with the cotangents c_n."""
     out = np.empty(net.n_parameters, work.dtype) if out is None else out
-    for block, signal, error in zip(net.blocks(out), work.signals, work.errors, strict=True):
-        np.matmul(signal.T, error, out=block[:-1])
-        np.add.reduce(error, axis=0, out=block[-1])
+    pulled_back(net, work, out)
     return out
+
+
+def pulled_back(
+    net: Network, work: Workspace, out: Array | None, visit: Callable[[slice, Array], float] | None = None
+) -> tuple[float, float]:
+    """Compute what `pullback` returns, piece by piece.
+
+    Parameters
+    ----------
+    net : Network
+    work : Workspace
+    out : array (P,) or None
+        Where to write it; None keeps it nowhere.
+    visit : callable(part, piece), optional
+        Told where each piece lies in (P,) and what it holds, (size,), which it may overwrite; threads call it.
+
+    Returns
+    -------
+    square : float
+        Sum of squares: what is not finite shows in it.
+    visited : float
+        Sum of what the visits return.
+    """
+    count = members(2.0 * work.rows * net.n_parameters)
+    most = max(1.0, net.n_parameters / (4 * count)) if count > 1 else float(net.n_parameters)
+    tasks: list[Callable[[], tuple[float, float]]] = []
+    costs: list[float] = []
+    for layer, shape, pair in zip(
+        net.slices, net.shapes, zip(work.signals, work.errors, strict=True), strict=True
+    ):
+        width, length = shape
+        for rows in shares(length, ceil(width * length / most)):
+            part = slice(layer.start + rows.start * width, layer.start + rows.stop * width)
+            tasks.append(partial(_piece, *pair, rows, part, out, visit))
+            costs.append(float(part.stop - part.start))
+    squares, visits = zip(*each(tasks, count, costs), strict=True)
+    return sum(squares), sum(visits)
+
+
+def _piece(
+    signal: Array,
+    error: Array,
+    rows: slice,
+    part: slice,
+    out: Array | None,
+    visit: Callable[[slice, Array], float] | None,
+) -> tuple[float, float]:
+    """Compute rows of a layer's T-block, the last of which is the bias's; return their square and a visit's number."""
+    shape = rows.stop - rows.start, error.shape[1]
+    piece = room("piece", error.dtype, shape)[0] if out is None else out[part].reshape(shape)
+    last = rows.stop == signal.shape[1] + 1
+    inner = piece[:-1] if last else piece
+    np.matmul(signal[:, rows.start : rows.start + len(inner)].T, error, out=inner)
+    if last:
+        np.add.reduce(error, axis=0, out=piece[-1])
+    flat = piece.reshape(-1)
+    return float(np.vdot(flat, flat)), 0.0 if visit is None else visit(part, flat)
 
 
 def vector_jacobian_product(net: Network, theta: Array, work: Workspace, cotangents: Array) -> Array:
@@ -281,6 +349,17 @@ def gradient(net: Network, parameters: object, x: object, y: object) -> tuple[fl
 
 def fisher_product(net: Network, theta: Array, work: Workspace, direction: Array) -> Array:
     """Return F d, (…, P), F = mean_n J_nᵀ F_n J_n with the family's Fisher information F_n of its outputs."""
+    if direction.ndim == 1:
+
+        def rows_back(rows: slice) -> None:
+            part = work.part(rows)
+            bent = net.family.fisher_product(part.outputs, pushforward(net, theta, part, direction))
+            bent /= work.rows
+            backward(net, theta, part, bent)
+
+        count = members(6.0 * work.rows * net.n_parameters)
+        each([partial(rows_back, rows) for rows in shares(work.rows, count)], count)
+        return pullback(net, work)
     moved = net.family.fisher_product(work.outputs, pushforward(net, theta, work, direction))
     moved /= work.rows
     _slope(net.activations[-1], work.outputs, moved)

@@ -106,7 +106,7 @@ def gather(
         outputs = work.outputs
         if not (np.isfinite(outputs.min()) and np.isfinite(outputs.max())):
             fail("outputs", "finite numbers", "inf or NaN", "The step before diverged.")
-        sampled_errors(net.family, outputs, work.errors[-1], as_rng(rng), work.scratch)
+        sampled_errors(net.family, outputs, work.errors[-1], as_rng(rng))
         work.back(net, theta)
     else:
         backward(net, theta, work, -net.family.score(work.outputs, targets))

@@ -29,7 +29,7 @@ def batch_and_gradient() -> tuple:
 @pytest.mark.statement("O1")
 def test_the_online_step() -> None:
     net, batch, gradient = batch_and_gradient()
-    online = OnlineNaturalGradient(damping=0.01)
+    online = OnlineNaturalGradient(damping=0.01, cutoff=0.0)
     state, _ = online.update(online.init(net), batch)
     found = net.layers(online.apply(state, gradient))
     layers = zip(found, batch.signals, batch.errors, net.layers(gradient), strict=True)

@@ -42,7 +42,7 @@ OPTIMISERS = {
     "sgd": GradientDescent(0.1),
     "nesterov": GradientDescent(Exponential(0.1, 0.5, 10), 0.9, nesterov=True),
     "adam": Adam(1e-2),
-    "online": Preconditioned(OnlineNaturalGradient(1e-2, period=3), 0.1),
+    "online": Preconditioned(OnlineNaturalGradient(1e-2, period=3, strategy="cholesky"), 0.1),
     "online-eigen": Preconditioned(OnlineNaturalGradient(1e-2, period=3, strategy="eigen"), 0.1),
     "online-woodbury": Preconditioned(OnlineNaturalGradient(1e-2, period=3, strategy="woodbury"), 0.1),
     "kfac": Preconditioned(Kfac(1e-2, period=3), 0.1, 0.9),

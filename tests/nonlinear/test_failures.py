@@ -35,7 +35,7 @@ PRECONDITIONERS = [
     KfacTridiagonal(),
     Ekfac(),
     Ekfac(moments="mean"),
-    OnlineNaturalGradient(),
+    OnlineNaturalGradient(strategy="cholesky"),
     OnlineNaturalGradient(strategy="eigen"),
     OnlineNaturalGradient(strategy="woodbury"),
     Prong(),
@@ -47,7 +47,7 @@ PRECONDITIONERS = [
     Tonga(),
     Tonga(centred=False),
 ]
-BUFFERS = {"gradient", "scratch", "work", "metric", "buffers"}
+BUFFERS = {"gradient", "scratch", "point", "work", "metric", "buffers"}
 each_preconditioner = pytest.mark.parametrize(
     "method", PRECONDITIONERS, ids=lambda m: re.sub(r"\W+", " ", repr(m))[:60]
 )

@@ -100,11 +100,12 @@ def test_fast_losses_far_out_and_with_covariance() -> None:
 def test_the_loop_s_gradient_is_the_checked_one(family: str) -> None:
     net, theta, batch, _ = problem(family)
     out = np.empty_like(theta)
-    value = step_gradient(net, theta, batch.x, batch.y, Workspace(net, 20), out)
+    value, square = step_gradient(net, theta, batch.x, batch.y, Workspace(net, 20), out)
+    assert square == pytest.approx(out @ out, rel=1e-14)
     wanted, slope = passes.gradient(net, theta, batch.x, batch.y)
     assert value == pytest.approx(wanted, rel=1e-13)
     assert np.abs(out - slope).max() <= tolerances.product(float, 40) * np.abs(slope).max()
-    assert np.isnan(step_gradient(net, theta, batch.x, batch.y, Workspace(net, 20), out, with_loss=False))
+    assert np.isnan(step_gradient(net, theta, batch.x, batch.y, Workspace(net, 20), out, with_loss=False)[0])
 
 
 def run(method: Any, net: Network, theta: Any, batch: Batch, steps: int = 5, seed: int = 0) -> list[Any]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from math import prod
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from linnat._checks import Array, as_dtype, as_rows, fail
+from linnat.nonlinear._crew import crew
 from linnat.nonlinear.network import Network
 
 State = TypeVar("State")
+Result = TypeVar("Result")
 
 
 class Batch(NamedTuple):
@@ -70,6 +75,18 @@ def as_batch(
 
 def _targets(net: Network, y: Any, dtype: np.dtype[Any]) -> Array:
     return np.ascontiguousarray(net.family.targets(as_rows(y, "y")), dtype=dtype)
+
+
+def with_crew(step: Callable[[Any, Any, Batch, Any], Result]) -> Callable[[Any, Any, Batch, Any], Result]:
+    """Return a step that has a crew from beginning to end, where its gradient is worth one."""
+
+    @wraps(step)
+    def inner(self: Any, state: Any, batch: Batch, rng: Any) -> Result:
+        rows = prod(np.shape(batch.x)[:1])
+        with crew(6.0 * rows * state.net.n_parameters):
+            return step(self, state, batch, rng)
+
+    return inner
 
 
 def check_batch(net: Network, dtype: np.dtype[Any], batch: Batch) -> None:

@@ -71,13 +71,12 @@ class LbfgsBursts:
         """Return the state after an update."""
         net, theta, gradient = state.net, state.theta, state.gradient
         work = workspace(net, state.work, batch.x)
-        value = step_gradient(net, theta, batch.x, batch.y, work, gradient)
-        check_finite(value, gradient)
-        size = float(np.linalg.norm(gradient))
+        value, square = step_gradient(net, theta, batch.x, batch.y, work, gradient)
+        check_finite(value, square)
         with np.errstate(
             over="ignore", invalid="ignore"
         ):  # the line search comes back from where it overflows
             found = minimise(net, theta, batch.x, batch.y, iterations=self.iterations)
         length = float(np.linalg.norm(found.theta - theta))
         theta[...] = found.theta
-        return state._replace(updates=state.updates + 1, work=work), Report(value, size, length)
+        return state._replace(updates=state.updates + 1, work=work), Report(value, square**0.5, length)

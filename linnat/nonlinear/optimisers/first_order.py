@@ -6,22 +6,25 @@ in Kingma and Ba (2015), algorithm 1, with its bias corrections.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from linnat._checks import Array, as_scalar, fail
+from linnat.nonlinear._crew import walk
+from linnat.nonlinear._rooms import room
 from linnat.nonlinear.activations import BLOCK
 from linnat.nonlinear.network import Network
-from linnat.nonlinear.optimisers._contract import Batch, Report, check_batch
-from linnat.nonlinear.output import check_finite, step_gradient
+from linnat.nonlinear.optimisers._contract import Batch, Report, check_batch, with_crew
+from linnat.nonlinear.output import step_through
 from linnat.nonlinear.passes import Workspace
 from linnat.nonlinear.schedules import Schedule, as_schedule
 
 
 class DescentState(NamedTuple):
-    """Parameters, velocity, and buffers.
+    """Parameters, velocity, and a buffer.
 
     Attributes
     ----------
@@ -29,9 +32,9 @@ class DescentState(NamedTuple):
     theta : array (P,)
     updates : int
     velocity : array (P,)
-        v.
-    gradient, scratch : array (P,)
-        Buffers.
+        v; zero where the momentum is the number 0, and nothing is kept.
+    point : array (P,)
+        Where Nesterov's gradient is taken; a buffer, of length 0 for others.
     work : Workspace or None
         Of the last number of rows.
     """
@@ -40,8 +43,7 @@ class DescentState(NamedTuple):
     theta: Array
     updates: int
     velocity: Array
-    gradient: Array
-    scratch: Array
+    point: Array
     work: Workspace | None
 
 
@@ -82,9 +84,10 @@ class GradientDescent:
     def init(self, net: Network, theta: Array) -> DescentState:
         """Return the state before the first update; the parameters are copied."""
         start = net.as_vector(theta).copy()
-        buffers = np.empty_like(start), np.empty_like(start)
-        return DescentState(net, start, 0, np.zeros_like(start), *buffers, None)
+        point = np.empty(len(start) if self.nesterov else 0, start.dtype)
+        return DescentState(net, start, 0, np.zeros_like(start), point, None)
 
+    @with_crew
     def step(
         self, state: DescentState, batch: Batch, rng: np.random.Generator
     ) -> tuple[DescentState, Report]:
@@ -93,16 +96,27 @@ class GradientDescent:
         rate = as_schedule(self.rate, "rate").at(state.updates)
         momentum = as_schedule(self.momentum, "momentum").at(state.updates)
         work = workspace(state.net, state.work, batch.x)
-        point = state.theta
+        theta, velocity, point = state.theta, state.velocity, state.theta
         if self.nesterov:
-            point = np.multiply(state.velocity, momentum, out=state.scratch)
-            point += state.theta
-        args = (batch.x, batch.y, work, state.gradient)
-        value = step_gradient(state.net, point, *args, with_loss=self.with_loss)
-        check_finite(value if self.with_loss else 0.0, state.gradient)
-        size = float(np.linalg.norm(state.gradient))
-        length = advance(state.theta, state.velocity, state.gradient, rate, momentum)
-        report = Report(value, size, length)
+            point = state.point
+            _ahead(theta, velocity, momentum, point)
+        plain = self.momentum == 0.0
+
+        def visit(part: slice, gradient: Array) -> float:
+            gradient *= rate
+            if plain:
+                theta[part] -= gradient
+                return 0.0
+            moved = velocity[part]
+            moved *= momentum
+            moved -= gradient
+            theta[part] += moved
+            return float(np.vdot(moved, moved))
+
+        value, square, length = step_through(
+            state.net, point, batch.x, batch.y, work, visit, with_loss=self.with_loss
+        )
+        report = Report(value, square**0.5, rate * square**0.5 if plain else length**0.5)
         return state._replace(updates=state.updates + 1, work=work), report
 
 
@@ -113,8 +127,6 @@ class RmspropState(NamedTuple):
     theta: Array
     updates: int
     second: Array
-    gradient: Array
-    scratch: Array
     work: Workspace | None
 
 
@@ -161,30 +173,33 @@ class Rmsprop:
     def init(self, net: Network, theta: Array) -> RmspropState:
         """Return the state before the first update; the parameters are copied."""
         start = net.as_vector(theta).copy()
-        buffers = np.empty_like(start), np.empty_like(start)
-        return RmspropState(net, start, 0, np.zeros_like(start), *buffers, None)
+        return RmspropState(net, start, 0, np.zeros_like(start), None)
 
+    @with_crew
     def step(
         self, state: RmspropState, batch: Batch, rng: np.random.Generator
     ) -> tuple[RmspropState, Report]:
         """Return the state after an update."""
         check_batch(state.net, state.theta.dtype, batch)
-        work, scratch = workspace(state.net, state.work, batch.x), state.scratch
-        args = (batch.x, batch.y, work, state.gradient)
-        value = step_gradient(state.net, state.theta, *args, with_loss=self.with_loss)
-        check_finite(value if self.with_loss else 0.0, state.gradient)
-        size = float(np.linalg.norm(state.gradient))
-        np.multiply(state.gradient, state.gradient, out=scratch)
-        scratch *= 1.0 - self.decay
-        state.second[...] *= self.decay
-        state.second[...] += scratch
-        np.sqrt(state.second, out=scratch)
-        scratch += self.epsilon
-        np.divide(state.gradient, scratch, out=scratch)
-        scratch *= as_schedule(self.rate, "rate").at(state.updates)
-        state.theta[...] -= scratch
-        report = Report(value, size, float(np.linalg.norm(scratch)))
-        return state._replace(updates=state.updates + 1, work=work), report
+        work = workspace(state.net, state.work, batch.x)
+        rate = as_schedule(self.rate, "rate").at(state.updates)
+
+        def visit(part: slice, gradient: Array) -> float:
+            second, (scratch,) = state.second[part], room("block", gradient.dtype, gradient.shape)
+            np.multiply(gradient, gradient, out=scratch)
+            scratch *= 1.0 - self.decay
+            second *= self.decay
+            second += scratch
+            np.sqrt(second, out=scratch)
+            scratch += self.epsilon
+            np.divide(gradient, scratch, out=scratch)
+            scratch *= rate
+            state.theta[part] -= scratch
+            return float(np.vdot(scratch, scratch))
+
+        args = (batch.x, batch.y, work, by_blocks(visit))
+        value, square, length = step_through(state.net, state.theta, *args, with_loss=self.with_loss)
+        return state._replace(updates=state.updates + 1, work=work), Report(value, square**0.5, length**0.5)
 
 
 class AdamState(NamedTuple):
@@ -195,8 +210,6 @@ class AdamState(NamedTuple):
     updates: int
     first: Array
     second: Array
-    gradient: Array
-    scratch: Array
     work: Workspace | None
 
 
@@ -239,30 +252,35 @@ class Adam:
         """Return the state before the first update; the parameters are copied."""
         start = net.as_vector(theta).copy()
         moments = np.zeros_like(start), np.zeros_like(start)
-        return AdamState(net, start, 0, *moments, np.empty_like(start), np.empty_like(start), None)
+        return AdamState(net, start, 0, *moments, None)
 
+    @with_crew
     def step(self, state: AdamState, batch: Batch, rng: np.random.Generator) -> tuple[AdamState, Report]:
         """Return the state after an update."""
         check_batch(state.net, state.theta.dtype, batch)
         work = workspace(state.net, state.work, batch.x)
-        args = (batch.x, batch.y, work, state.gradient)
-        value = step_gradient(state.net, state.theta, *args, with_loss=self.with_loss)
-        check_finite(value if self.with_loss else 0.0, state.gradient)
-        size = float(np.linalg.norm(state.gradient))
         count = state.updates + 1
-        scratch, gradient = state.scratch, state.gradient
-        np.multiply(gradient, gradient, out=scratch)
-        for moment, decay, new in ((state.first, self.beta1, gradient), (state.second, self.beta2, scratch)):
-            moment *= decay
-            new *= 1.0 - decay
-            moment += new
-        np.divide(state.second, 1.0 - self.beta2**count, out=scratch)
-        np.sqrt(scratch, out=scratch)
-        scratch += self.epsilon
-        np.divide(state.first, scratch, out=scratch)
-        scratch *= as_schedule(self.rate, "rate").at(state.updates) / (1.0 - self.beta1**count)
-        state.theta[...] -= scratch
-        return state._replace(updates=count, work=work), Report(value, size, float(np.linalg.norm(scratch)))
+        rate = as_schedule(self.rate, "rate").at(state.updates) / (1.0 - self.beta1**count)
+
+        def visit(part: slice, gradient: Array) -> float:
+            first, second = state.first[part], state.second[part]
+            (scratch,) = room("block", gradient.dtype, gradient.shape)
+            np.multiply(gradient, gradient, out=scratch)
+            for moment, decay, new in ((first, self.beta1, gradient), (second, self.beta2, scratch)):
+                moment *= decay
+                new *= 1.0 - decay
+                moment += new
+            np.divide(second, 1.0 - self.beta2**count, out=scratch)
+            np.sqrt(scratch, out=scratch)
+            scratch += self.epsilon
+            np.divide(first, scratch, out=scratch)
+            scratch *= rate
+            state.theta[part] -= scratch
+            return float(np.vdot(scratch, scratch))
+
+        args = (batch.x, batch.y, work, by_blocks(visit))
+        value, square, length = step_through(state.net, state.theta, *args, with_loss=self.with_loss)
+        return state._replace(updates=count, work=work), Report(value, square**0.5, length**0.5)
 
 
 def advance(theta: Array, velocity: Array, direction: Array, rate: float, momentum: float) -> float:
@@ -274,9 +292,8 @@ def advance(theta: Array, velocity: Array, direction: Array, rate: float, moment
     >>> advance(theta, velocity, np.array([10.0]), 0.1, 0.5), theta
     (0.0, array([1.]))
     """
-    square = 0.0
-    for start in range(0, len(theta), BLOCK):
-        block = slice(start, start + BLOCK)
+
+    def visit(block: slice) -> float:
         part, change = velocity[block], direction[block]
         if momentum:
             part *= momentum
@@ -285,8 +302,33 @@ def advance(theta: Array, velocity: Array, direction: Array, rate: float, moment
         else:
             np.multiply(change, -rate, out=part)
         theta[block] += part
-        square += float(np.vdot(part, part))
-    return float(square**0.5)
+        return float(np.vdot(part, part))
+
+    return float(walk(len(theta), visit, BLOCK) ** 0.5)
+
+
+def by_blocks(visit: Callable[[slice, Array], float]) -> Callable[[slice, Array], float]:
+    """Return a visit that is made in blocks which stay in the cache, for visits that walk over them many times."""
+
+    def inner(part: slice, piece: Array) -> float:
+        total = 0.0
+        for start in range(0, len(piece), BLOCK):
+            block = piece[start : start + BLOCK]
+            total += visit(slice(part.start + start, part.start + start + len(block)), block)
+        return total
+
+    return inner
+
+
+def _ahead(theta: Array, velocity: Array, momentum: float, out: Array) -> None:
+    """Write θ + μ v."""
+
+    def visit(block: slice) -> float:
+        np.multiply(velocity[block], momentum, out=out[block])
+        out[block] += theta[block]
+        return 0.0
+
+    walk(len(theta), visit, BLOCK)
 
 
 def workspace(net: Network, kept: Workspace | None, x: Array) -> Workspace:

@@ -83,11 +83,11 @@ def minimise(
     theta, first = prepare(net, parameters, x)
     targets = as_targets(net, y, first)
     inputs, work, buffer = first.inputs, Workspace(net, first.rows, theta.dtype), np.empty_like(theta)
-    check_finite(step_gradient(net, theta, inputs, targets, work, buffer), buffer)
+    check_finite(*step_gradient(net, theta, inputs, targets, work, buffer))
     seen: list[float] = []
 
     def objective(vector: Array) -> tuple[float, Array]:
-        value = step_gradient(net, vector.astype(theta.dtype), inputs, targets, work, buffer)
+        value, _ = step_gradient(net, vector.astype(theta.dtype), inputs, targets, work, buffer)
         seen.append(value)
         return value, buffer.astype(np.float64)
 

@@ -2,26 +2,29 @@
 
 After each gradient one more backward pass with targets drawn from the model (or with the data's) feeds the
 preconditioner, every `every` updates, by at most `rows` rows of the minibatch (Martens and Grosse (2015), section 8,
-take an eighth). "fitted" follows Martens and Grosse (2015), section 6.4 and 7: with Δ = −P⁻¹g and
-the last step δ the new step α Δ + μ δ minimises the quadratic model with the exact Fisher matrix of the batch,
-½ sᵀ(F + λ)s + gᵀs, a system of two equations from two Fisher products: no rate, no momentum to choose. λ follows the
-ratio of what the loss lost to what the model foretold (Levenberg and Marquardt). "clipped" bounds the length of the
-step in the metric: ε is divided by max(1, √(sᵀPs/bound)).
+take an eighth). "fitted" follows their sections 6.4 and 7: with Δ = −P⁻¹g and the last step δ the new step α Δ + μ δ
+minimises the quadratic model ½ sᵀ(F + λ)s + gᵀs with the exact Fisher matrix of rows of the batch, a system of two
+equations: no rate, no momentum to choose. sᵀF s' takes how the outputs move along both steps, J s and J s', and nothing
+that goes back. λ follows the ratio of what the loss lost to what the model foretold (Levenberg and Marquardt).
+"clipped" bounds the length of the step in the metric: ε is divided by max(1, √(sᵀPs/bound)).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from linnat._checks import Array, as_choice, as_count, as_scalar, fail
+from linnat.nonlinear._crew import PASS, each, members, shares, walk
+from linnat.nonlinear.activations import BLOCK, beside
 from linnat.nonlinear.network import Network
-from linnat.nonlinear.optimisers._contract import Batch, Report, check_batch
+from linnat.nonlinear.optimisers._contract import Batch, Report, check_batch, with_crew
 from linnat.nonlinear.optimisers.first_order import advance, workspace
-from linnat.nonlinear.output import check_finite, mean_loss, step_gradient
-from linnat.nonlinear.passes import Workspace, fisher_product, forward
+from linnat.nonlinear.output import check_finite, mean_loss, square_of, step_gradient
+from linnat.nonlinear.passes import Workspace, forward, pushforward
 from linnat.nonlinear.preconditioners import Preconditioner
 from linnat.nonlinear.schedules import Schedule, as_schedule
 from linnat.nonlinear.statistics import gather, turn
@@ -87,6 +90,9 @@ class Preconditioned:
         For "fitted": λ at the start.
     adapt : int
         For "fitted": updates between changes of λ by (19/20)^adapt or its inverse; 0 never changes it.
+    model_rows : int or None
+        For "fitted": rows of each minibatch in the quadratic model's Fisher matrix, taken in turn; None takes all. By
+        default 256, a quarter of a large minibatch as in the paper.
     with_loss : bool
         Whether reports carry the loss (NaN otherwise), one more pass over the outputs; "fitted" needs it.
 
@@ -110,6 +116,7 @@ class Preconditioned:
     damping: float = 1e-2
     adapt: int = 5
     rows: int | None = 128
+    model_rows: int | None = 256
     with_loss: bool = True
     _least: float = field(default=1e-10, repr=False)
 
@@ -120,8 +127,9 @@ class Preconditioned:
         as_choice(self.targets, "targets", ("sampled", "data"))
         as_count(self.every, "every")
         as_count(self.adapt, "adapt", low=0)
-        if self.rows is not None:
-            as_count(self.rows, "rows")
+        for name in ("rows", "model_rows"):
+            if getattr(self, name) is not None:
+                as_count(getattr(self, name), name)
         if self.rule == "fitted" and not self.with_loss:
             fail("with_loss", "True for the rule 'fitted'", False)
         as_scalar(self.bound, "bound", low=0.0, open_low=True)
@@ -134,6 +142,7 @@ class Preconditioned:
         zeros, buffers = np.zeros_like(start), (np.empty_like(start), np.empty_like(start))
         return PreconditionedState(net, start, 0, inner, zeros, self.damping, *buffers, None, None)
 
+    @with_crew
     def step(
         self, state: PreconditionedState, batch: Batch, rng: np.random.Generator
     ) -> tuple[PreconditionedState, Report]:
@@ -141,14 +150,13 @@ class Preconditioned:
         net, theta, gradient = state.net, state.theta, state.gradient
         check_batch(net, theta.dtype, batch)
         work = workspace(net, state.work, batch.x)
-        value = step_gradient(net, theta, batch.x, batch.y, work, gradient, with_loss=self.with_loss)
-        check_finite(value if self.with_loss else 0.0, gradient)
+        value, square = step_gradient(net, theta, batch.x, batch.y, work, gradient, with_loss=self.with_loss)
+        check_finite(value if self.with_loss else 0.0, square)
         state = state._replace(work=work)
         if state.updates % self.every == 0:
             state = self._fed(state, batch, work, rng)
         natural = self.preconditioner.apply(state.inner, gradient, out=state.scratch)
-        check_finite(value if self.with_loss else 0.0, natural)
-        size = float(np.linalg.norm(gradient))
+        check_finite(value if self.with_loss else 0.0, square_of(natural))
         products, ratio = 0, float("nan")
         if self.rule == "fitted":
             foretold, products = self._fit(state, batch, natural)
@@ -161,7 +169,7 @@ class Preconditioned:
             after = mean_loss(net.family, work.outputs, batch.y, work.errors[-1])
             ratio = (after - value) / foretold if foretold < 0 else float("nan")
             state = state._replace(damping=self._adapted(state.damping, ratio))
-        report = Report(value, size, length, state.damping, products, ratio)
+        report = Report(value, square**0.5, length, state.damping, products, ratio)
         return state._replace(updates=state.updates + 1), report
 
     def _fed(
@@ -192,16 +200,40 @@ class Preconditioned:
     def _fit(self, state: PreconditionedState, batch: Batch, natural: Array) -> tuple[float, int]:
         """Write the best combination of −natural and the last step into the velocity; return the model's decrease."""
         work = workspace(state.net, state.work, batch.x)
-        directions = [-natural]
-        if state.updates > 0:
-            directions.append(state.velocity.copy())
-        images = [fisher_product(state.net, state.theta, work, d) + state.damping * d for d in directions]
-        system = np.array([[float(np.vdot(a, b)) for b in images] for a in directions])
-        slopes = np.array([float(np.vdot(state.gradient, d)) for d in directions])
+        # Not in place: a step that fails must leave the last one.
+        directions = np.stack([natural, state.velocity][: 1 if state.updates == 0 else 2])
+        directions[0] *= -1.0
+        system = self._curvature(
+            state, work.part(turn(work.rows, self.model_rows, state.updates)), directions
+        )
+        products = inner_products(directions, state.gradient)
+        system += state.damping * products[:, :-1]
+        slopes = products[:, -1]
         # Two nearly parallel directions leave the smallest combination.
         weights = np.linalg.lstsq(system, -slopes, rcond=self._least)[0]
-        state.velocity[...] = sum(w * d for w, d in zip(weights, directions, strict=True))
+
+        def combine(block: slice) -> float:
+            part = np.multiply(directions[0, block], float(weights[0]), out=state.velocity[block])
+            for weight, direction in zip(weights[1:], directions[1:], strict=True):
+                part += np.multiply(direction[block], float(weight), out=beside(part))
+            return 0.0
+
+        walk(len(state.theta), combine, BLOCK)
         return float(0.5 * weights @ system @ weights + slopes @ weights), len(directions)
+
+    def _curvature(self, state: PreconditionedState, work: Workspace, directions: Array) -> Array:
+        """Return dᵀF d' of directions (k, P), with the Fisher matrix of a workspace's rows, (k, k) in float64."""
+        net = state.net
+
+        def part(rows: slice) -> Array:
+            piece = work.part(rows)
+            moved = pushforward(net, state.theta, piece, directions)
+            bent = net.family.fisher_product(piece.outputs, moved)
+            return np.asarray(np.einsum("inc,jnc->ij", moved, bent, dtype=np.float64))
+
+        count = members(4.0 * len(directions) * work.rows * net.n_parameters)
+        parts = [partial(part, rows) for rows in shares(work.rows, count)]
+        return np.asarray(sum(each(parts, count))) / work.rows
 
     def _adapted(self, damping: float, ratio: float) -> float:
         factor = (19.0 / 20.0) ** self.adapt
@@ -209,3 +241,26 @@ class Preconditioned:
             return damping * factor
         # A ratio that is not a number is a step that failed.
         return damping / factor if not ratio >= 0.25 else damping
+
+
+def inner_products(rows: Array, vector: Array) -> Array:
+    """Return products of rows (k, P) with each other and with a vector (P,), (k, k + 1), summed in float64 by blocks.
+
+    Examples
+    --------
+    >>> inner_products(np.array([[1.0, 2.0], [0.0, 1.0]]), np.array([3.0, 4.0]))
+    array([[ 5.,  2., 11.],
+           [ 2.,  1.,  4.]])
+    """
+
+    def stretch(part: slice) -> Array:
+        total = np.zeros((len(rows), len(rows) + 1))
+        for a in range(part.start, part.stop, BLOCK):
+            block = slice(a, min(a + BLOCK, part.stop))
+            piece = rows[:, block]
+            total[:, :-1] += piece @ piece.T
+            total[:, -1] += piece @ vector[block]
+        return total
+
+    count = members(PASS * len(vector))
+    return np.asarray(sum(each([partial(stretch, part) for part in shares(len(vector), count)], count)))

@@ -55,8 +55,8 @@ class _Subspace:
         net, theta = state.net, state.theta
         check_batch(net, theta.dtype, batch)
         work, gradient = workspace(net, state.work, batch.x), np.empty_like(theta)
-        value = step_gradient(net, theta, batch.x, batch.y, work, gradient)
-        check_finite(value, gradient)
+        value, square = step_gradient(net, theta, batch.x, batch.y, work, gradient)
+        check_finite(value, square)
         rows = work
         if batch.metric is not None:
             rows = workspace(net, state.metric, batch.metric)
@@ -68,9 +68,7 @@ class _Subspace:
         coefficients = search(net, theta, basis, batch.search or (batch.x, batch.y), self.iterations)
         state.last[...] = basis @ coefficients
         theta += state.last
-        report = Report(
-            value, float(np.linalg.norm(gradient)), float(np.linalg.norm(state.last)), products=products
-        )
+        report = Report(value, square**0.5, float(np.linalg.norm(state.last)), products=products)
         state = state._replace(updates=state.updates + 1, work=work)
         return state._replace(metric=rows if batch.metric is not None else state.metric), report
 
@@ -194,7 +192,7 @@ def search(net: Network, theta: Array, basis: Array, rows: tuple[Array, Array], 
     def objective(coefficients: Array) -> tuple[float, Array]:
         point = theta + basis @ coefficients.astype(theta.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
-            value = step_gradient(net, point, *rows, work, buffer)
+            value, _ = step_gradient(net, point, *rows, work, buffer)
         if not np.isfinite(value):
             return float(np.finfo(np.float64).max) ** 0.5, np.zeros(basis.shape[1])
         return value, (basis.T @ buffer).astype(np.float64)

@@ -119,8 +119,8 @@ class TruncatedNewton:
         check_batch(net, theta.dtype, batch)
         work = workspace(net, state.work, batch.x)
         gradient = np.empty_like(theta)
-        value = step_gradient(net, theta, batch.x, batch.y, work, gradient)
-        check_finite(value, gradient)
+        value, square = step_gradient(net, theta, batch.x, batch.y, work, gradient)
+        check_finite(value, square)
         rows = work
         if batch.metric is not None:
             rows = workspace(net, state.metric, batch.metric)
@@ -147,7 +147,7 @@ class TruncatedNewton:
         damping = self._adapted(state.damping, ratio) if self.adapt else state.damping
         theta += length * direction
         size = float(np.linalg.norm(direction)) * length
-        report = Report(value, float(np.linalg.norm(gradient)), size, damping, count + 1, ratio)
+        report = Report(value, square**0.5, size, damping, count + 1, ratio)
         state = state._replace(updates=state.updates + 1, damping=damping, solution=kept[-1], work=work)
         return state._replace(metric=rows if batch.metric is not None else state.metric), report
 

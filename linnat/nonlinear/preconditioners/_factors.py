@@ -9,16 +9,21 @@ other down in one loop.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
-from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from linnat._checks import Array, fail
+from linnat.nonlinear._crew import each, members
+from linnat.nonlinear._rooms import room
 from linnat.nonlinear.activations import row_blocks
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.statistics import Statistics
+
+Made = TypeVar("Made")
 
 CHUNK = 256  # rows that are taken through a layer's bases at a time
 SMALL = 64  # up to it a matrix is factorised by LAPACK
@@ -35,44 +40,18 @@ class Factors(NamedTuple):
         A_i; the last row and column are the bias's.
     outputs : tuple of arrays (n_i, n_i)
         G_i.
-    scratch : array
-        Room for products of minibatches and of layers; what it holds means nothing.
     """
 
     batches: int
     inputs: tuple[Array, ...]
     outputs: tuple[Array, ...]
-    scratch: Array
 
 
 def empty(net: Network, dtype: Any) -> Factors:
     """Return factors before the first minibatch."""
     inputs = tuple(np.zeros((n + 1, n + 1), dtype) for n in net.widths[:-1])
     outputs = tuple(np.zeros((n, n), dtype) for n in net.widths[1:])
-    widest = max(net.widths) + 1
-    # Two arrays of a layer's size and the same rows of both sides: what EKFAC asks for, who asks for most.
-    size = 2 * (widest**2 + CHUNK * widest)
-    return Factors(0, inputs, outputs, np.empty(size, dtype))
-
-
-def cut(scratch: Array, dtype: Any, *shapes: tuple[int, ...]) -> list[Array]:
-    """Return arrays side by side in scratch, of its own memory where it is too small or of another dtype.
-
-    Examples
-    --------
-    >>> scratch = np.empty(10)
-    >>> [np.shares_memory(scratch, a) for a in cut(scratch, float, (2, 3), (4,))]
-    [True, True]
-    >>> np.shares_memory(scratch, cut(scratch, float, (11,))[0])
-    False
-    """
-    ends = [0]
-    for shape in shapes:
-        ends.append(ends[-1] + prod(shape))
-    room = scratch if scratch.dtype == dtype and scratch.size >= ends[-1] else np.empty(ends[-1], dtype)
-    return [
-        room[begin:end].reshape(shape) for (begin, end), shape in zip(pairwise(ends), shapes, strict=True)
-    ]
+    return Factors(0, inputs, outputs)
 
 
 def averaged(factors: Factors, statistics: Statistics, decay: float, *, fresh: bool = False) -> Factors:
@@ -84,15 +63,29 @@ def averaged(factors: Factors, statistics: Statistics, decay: float, *, fresh: b
         factors = copied(factors)
     count = factors.batches + 1
     old = min(1.0 - 1.0 / count, decay)
-    for matrix, signal in zip(factors.inputs, statistics.signals, strict=True):
-        _absorb(matrix[:-1, :-1], signal, old, factors.scratch)
-        matrix[-1, :-1] *= old
-        matrix[-1, :-1] += (1.0 - old) * np.mean(signal, axis=0)
-        matrix[:-1, -1] = matrix[-1, :-1]
-        matrix[-1, -1] = 1.0
-    for matrix, error in zip(factors.outputs, statistics.errors, strict=True):
-        _absorb(matrix, error, old, factors.scratch)
+    tasks: list[Callable[[], None]] = []
+    tasks += [
+        partial(_absorb_signals, *pair, old) for pair in zip(factors.inputs, statistics.signals, strict=True)
+    ]
+    tasks += [partial(_absorb, *pair, old) for pair in zip(factors.outputs, statistics.errors, strict=True)]
+    costs = [float(statistics.rows * matrix.size) for matrix in (*factors.inputs, *factors.outputs)]
+    each(tasks, members(sum(costs)), costs)
     return factors._replace(batches=count)
+
+
+def is_due(batches: int, period: int) -> bool:
+    """Return whether what is made of running averages is made anew with the next minibatch, after `batches` of them.
+
+    Every `period` minibatches, and in the first period with minibatches 1, 2, 4, 8, … too: the average of one minibatch
+    misses directions of the others, and where it does the inverse knows its damping alone.
+
+    Examples
+    --------
+    >>> [batches + 1 for batches in range(50) if is_due(batches, 20)]
+    [1, 2, 4, 8, 16, 21, 41]
+    """
+    number = batches + 1
+    return batches % period == 0 or (batches < period and number & (number - 1) == 0)
 
 
 def copied(factors: Factors) -> Factors:
@@ -101,8 +94,16 @@ def copied(factors: Factors) -> Factors:
     return factors._replace(inputs=inputs, outputs=outputs)
 
 
-def _absorb(matrix: Array, rows: Array, old: float, scratch: Array) -> None:
-    (square,) = cut(scratch, rows.dtype, matrix.shape)
+def _absorb_signals(matrix: Array, signal: Array, old: float) -> None:
+    _absorb(matrix[:-1, :-1], signal, old)
+    matrix[-1, :-1] *= old
+    matrix[-1, :-1] += (1.0 - old) * np.mean(signal, axis=0)
+    matrix[:-1, -1] = matrix[-1, :-1]
+    matrix[-1, -1] = 1.0
+
+
+def _absorb(matrix: Array, rows: Array, old: float) -> None:
+    (square,) = room("layer", rows.dtype, matrix.shape)
     # A matrix times its own transpose is one symmetric rank-k update in BLAS: half the work of a general product.
     np.matmul(rows.T, rows, out=square)
     blend(matrix, square, old, (1.0 - old) / len(rows))
@@ -123,6 +124,28 @@ def blend(mean: Array, fresh: Array, old: float, weight: float) -> None:
         part *= old
         new *= weight
         part += new
+
+
+def of_factors(factors: Factors, make: Callable[[int, Array, str], Made]) -> tuple[tuple[Made, Made], ...]:
+    """Return what is made of A_i and of G_i, a pair for each layer; `make` is given a number, a factor and its name."""
+    layers = range(1, len(factors.inputs) + 1)
+    names = *(f"inputs of layer {i}" for i in layers), *(f"outputs of layer {i}" for i in layers)
+    matrices = *factors.inputs, *factors.outputs
+    tasks = [partial(make, k, *pair) for k, pair in enumerate(zip(matrices, names, strict=True))]
+    costs = [float(len(matrix)) ** 3 for matrix in matrices]
+    made = each(tasks, members(sum(costs)), costs)
+    return tuple(zip(made[: len(layers)], made[len(layers) :], strict=True))
+
+
+def by_layers(
+    net: Network, gradient: Array, out: Array | None, layer: Callable[[int, Array, Array], None]
+) -> Array:
+    """Return `out`, or a new array (P,), after `layer(i, D_i, part)` has written each layer's part; i from 0."""
+    out = np.empty_like(gradient) if out is None else out
+    pairs = list(zip(net.blocks(gradient), net.blocks(out), strict=True))
+    costs = [2.0 * block.size * sum(block.shape) for block, _ in pairs]
+    each([partial(layer, i, *pair) for i, pair in enumerate(pairs)], members(sum(costs)), costs)
+    return out
 
 
 def correlations(signals: tuple[Array, ...]) -> list[Array]:

@@ -9,15 +9,27 @@ stale or fresh. It follows neither that a stale basis beats a fresh K-FAC, nor t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from linnat._checks import Array, as_choice, as_count, as_dtype, as_scalar, fail
-from linnat.nonlinear.activations import row_blocks
+from linnat.nonlinear._crew import each, members
+from linnat.nonlinear._rooms import room
+from linnat.nonlinear.activations import beside, row_blocks
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.preconditioners._contract import Info
-from linnat.nonlinear.preconditioners._factors import CHUNK, Factors, averaged, blend, cut, empty
+from linnat.nonlinear.preconditioners._factors import (
+    CHUNK,
+    Factors,
+    averaged,
+    blend,
+    by_layers,
+    empty,
+    is_due,
+    of_factors,
+)
 from linnat.nonlinear.preconditioners.kfac import check_decay
 from linnat.nonlinear.statistics import Statistics
 
@@ -55,7 +67,7 @@ class Ekfac:
     decay : float
         Largest weight of the past in running averages, of factors and second moments; 0 takes the last minibatch alone.
     period : int
-        Updates between eigendecompositions.
+        Updates between eigendecompositions, and in the first period with updates 1, 2, 4, 8, … too.
     moments : "rows" or "mean"
         Where s comes from: the squares of every row's gradient (two products of the layer's size), or the square of
         the mean gradient times the number of rows (EKFAC-ra: cheaper, noisier, and biased by the square of the
@@ -97,7 +109,7 @@ class Ekfac:
         With the bases the running average of s is carried over: in the new bases the best guess from the factors
         alone, K-FAC's a gᵀ, starts a new average.
         """
-        due = state.factors.batches % self.period == 0
+        due = is_due(state.factors.batches, self.period)
         state = state._replace(factors=averaged(state.factors, statistics, self.decay, fresh=due))
         if due:
             state = self.renewed(state)
@@ -105,20 +117,24 @@ class Ekfac:
         # The guess that starts an average counts as one minibatch, except before anything is known.
         known = 1 if state.factors.batches > 1 else 0
         old = min(1.0 - 1.0 / (count + known), self.decay)
-        for i, moments in enumerate(state.moments):
-            self._absorb(state, statistics, i, moments, old)
+        costs = [2.0 * statistics.rows * moments.size for moments in state.moments]
+        tasks = [
+            partial(self._absorb, state, statistics, i, moments, old)
+            for i, moments in enumerate(state.moments)
+        ]
+        each(tasks, members(sum(costs)), costs)
         return state._replace(averaged=count), Info(due)
 
     def renewed(self, state: EkfacState) -> EkfacState:
         """Return the state with eigenbases of the present factors, and K-FAC's second moments in them."""
-        bases, moments = [], []
-        for inner, outer in zip(state.factors.inputs, state.factors.outputs, strict=True):
-            a, left = np.linalg.eigh(inner)
-            g, right = np.linalg.eigh(outer)
-            bases.append((left, right))
-            # Rounding can make eigenvalues of a semi-definite matrix negative; second moments are not.
-            moments.append(np.maximum(a, 0.0)[:, None] * np.maximum(g, 0.0))
-        return state._replace(bases=tuple(bases), moments=tuple(moments), averaged=0)
+        found = of_factors(state.factors, lambda k, matrix, name: np.linalg.eigh(matrix))
+        bases = tuple((inner.eigenvectors, outer.eigenvectors) for inner, outer in found)
+        # Rounding can make eigenvalues of a semi-definite matrix negative; second moments are not.
+        moments = tuple(
+            np.maximum(inner.eigenvalues, 0.0)[:, None] * np.maximum(outer.eigenvalues, 0.0)
+            for inner, outer in found
+        )
+        return state._replace(bases=bases, moments=moments, averaged=0)
 
     def _absorb(
         self, state: EkfacState, statistics: Statistics, layer: int, moments: Array, old: float
@@ -132,7 +148,7 @@ class Ekfac:
         count, kind = statistics.rows, moments.dtype
         rows = min(count, CHUNK)
         shapes = (moments.shape, moments.shape, (rows, len(left)), (rows, len(right)))
-        total, product, inner, outer = cut(state.factors.scratch, kind, *shapes)
+        total, product, inner, outer = room("layer", kind, *shapes)
         for start in range(0, count, rows):
             signal, error = signals[start : start + rows], errors[start : start + rows]
             inside, outside = inner[: len(signal)], outer[: len(signal)]
@@ -153,15 +169,16 @@ class Ekfac:
         """Return the preconditioned gradient (P,), in `out` if that is given."""
         if not state.bases:
             fail("state", "a state that has seen a minibatch", "a new one")
-        net, out = state.net, np.empty_like(gradient) if out is None else out
-        layers = zip(net.blocks(gradient), net.blocks(out), state.bases, state.moments, strict=True)
-        for block, part, (left, right), moments in layers:
-            inside, half = cut(state.factors.scratch, gradient.dtype, block.shape, block.shape)
+
+        def layer(i: int, block: Array, part: Array) -> None:
+            (left, right), moments = state.bases[i], state.moments[i]
+            inside, half = room("layer", gradient.dtype, block.shape, block.shape)
             np.matmul(left.T, block, out=half)
             np.matmul(half, right, out=inside)
             for rows in row_blocks(inside):
-                np.add(moments[rows], self.damping, out=half[rows])
-                inside[rows] /= half[rows]
+                divided = inside[rows]
+                divided /= np.add(moments[rows], self.damping, out=beside(divided))
             np.matmul(left, inside, out=half)
             np.matmul(half, right.T, out=part)
-        return out
+
+        return by_layers(state.net, gradient, out, layer)

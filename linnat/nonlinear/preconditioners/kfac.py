@@ -13,15 +13,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from linnat._checks import Array, as_count, as_dtype, as_scalar, fail
+from linnat.nonlinear._rooms import room
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.preconditioners._contract import Info
 from linnat.nonlinear.preconditioners._factors import (
     Factors,
     averaged,
-    cut,
+    by_layers,
     damped_inverse,
     damping_ratio,
     empty,
+    is_due,
+    of_factors,
 )
 from linnat.nonlinear.statistics import Statistics
 
@@ -53,7 +56,7 @@ class Kfac:
     decay : float
         Largest weight of the past in the running averages; 0 forgets everything but the last minibatch.
     period : int
-        Updates between refreshes of the inverses.
+        Updates between refreshes of the inverses, and in the first period with updates 1, 2, 4, 8, … too.
     balanced : bool
         Whether the damping is divided between the factors by π_i = √((tr A_i/dim)/(tr G_i/dim)); otherwise π_i = 1.
 
@@ -89,29 +92,22 @@ class Kfac:
 
     def update(self, state: KfacState, statistics: Statistics) -> tuple[KfacState, Info]:
         """Return the state after a minibatch, and whether the inverses were refreshed."""
-        due = state.factors.batches % self.period == 0
+        due = is_due(state.factors.batches, self.period)
         state = state._replace(factors=averaged(state.factors, statistics, self.decay, fresh=due))
         return (state if not due else self.refreshed(state)), Info(due)
 
     def refreshed(self, state: KfacState) -> KfacState:
         """Return the state with inverses of the present factors."""
         root = self.damping**0.5
-        pairs = []
-        for i, (inner, outer) in enumerate(
-            zip(state.factors.inputs, state.factors.outputs, strict=True), start=1
-        ):
-            ratio = damping_ratio(inner, outer) if self.balanced else 1.0
-            pairs.append(
-                (
-                    damped_inverse(inner, root * ratio, f"inputs of layer {i}"),
-                    damped_inverse(outer, root / ratio, f"outputs of layer {i}"),
-                )
-            )
-        return state._replace(inverses=tuple(pairs))
+        inputs, outputs = state.factors.inputs, state.factors.outputs
+        ratios = [damping_ratio(a, g) if self.balanced else 1.0 for a, g in zip(inputs, outputs, strict=True)]
+        shifts = *(root * ratio for ratio in ratios), *(root / ratio for ratio in ratios)
+        made = of_factors(state.factors, lambda k, matrix, name: damped_inverse(matrix, shifts[k], name))
+        return state._replace(inverses=made)
 
     def apply(self, state: KfacState, gradient: Array, *, out: Array | None = None) -> Array:
         """Return the preconditioned gradient (P,), in `out` if that is given."""
-        return kronecker_product(state.net, state.inverses, gradient, out, state.factors.scratch)
+        return kronecker_product(state.net, state.inverses, gradient, out)
 
 
 def check_decay(value: float) -> None:
@@ -121,14 +117,16 @@ def check_decay(value: float) -> None:
 
 
 def kronecker_product(
-    net: Network, pairs: tuple[tuple[Array, Array], ...], gradient: Array, out: Array | None, scratch: Array
+    net: Network, pairs: tuple[tuple[Array, Array], ...], gradient: Array, out: Array | None
 ) -> Array:
     """Return N_i D_i M_i of every layer D_i of a vector (P,), for pairs (M_i, N_i) of symmetric matrices."""
     if not pairs:
         fail("state", "a state that has seen a minibatch", "a new one")
-    out = np.empty_like(gradient) if out is None else out
-    for block, part, (inner, outer) in zip(net.blocks(gradient), net.blocks(out), pairs, strict=True):
-        (half,) = cut(scratch, gradient.dtype, block.shape)
+
+    def layer(i: int, block: Array, part: Array) -> None:
+        inner, outer = pairs[i]
+        (half,) = room("layer", gradient.dtype, block.shape)
         np.matmul(inner, block, out=half)
         np.matmul(half, outer, out=part)
-    return out
+
+    return by_layers(net, gradient, out, layer)

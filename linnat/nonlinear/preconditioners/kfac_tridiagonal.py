@@ -26,6 +26,7 @@ from linnat.nonlinear.preconditioners._factors import (
     correlations,
     damping_ratio,
     empty,
+    is_due,
 )
 from linnat.nonlinear.preconditioners.kfac import check_decay
 from linnat.nonlinear.statistics import Statistics
@@ -81,7 +82,7 @@ class KfacTridiagonal:
     decay : float
         Largest weight of the past in the running averages.
     period : int
-        Updates between refreshes of the chain.
+        Updates between refreshes of the chain, and in the first period with updates 1, 2, 4, 8, … too.
 
     Raises
     ------
@@ -122,7 +123,7 @@ class KfacTridiagonal:
 
     def update(self, state: TridiagonalState, statistics: Statistics) -> tuple[TridiagonalState, Info]:
         """Return the state after a minibatch, and whether the chain was refreshed."""
-        due = state.factors.batches % self.period == 0
+        due = is_due(state.factors.batches, self.period)
         factors = averaged(state.factors, statistics, self.decay, fresh=due)
         if due:  # what may fail below must leave the state
             between = tuple((a.copy(), g.copy()) for a, g in state.between)

@@ -25,16 +25,19 @@ import numpy as np
 
 from linnat._checks import Array, as_choice, as_count, as_dtype, as_scalar, fail
 from linnat.linalg.rank import count_rank
+from linnat.nonlinear._rooms import room
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.preconditioners._contract import Info
 from linnat.nonlinear.preconditioners._factors import (
     Factors,
     averaged,
+    by_layers,
     copied,
-    cut,
     damped_inverse,
     empty,
     extended,
+    is_due,
+    of_factors,
 )
 from linnat.nonlinear.preconditioners.kfac import check_decay
 from linnat.nonlinear.statistics import Statistics
@@ -84,10 +87,12 @@ class OnlineNaturalGradient:
     decay : float
         Largest weight of the past in the running averages.
     period : int
-        Minibatches between refreshes, for "cholesky" and "eigen"; between checks of the drift, for "woodbury".
+        Minibatches between refreshes, for "cholesky" and "eigen"; between checks of the drift, for "woodbury"; in the
+        first period with minibatches 1, 2, 4, 8, … too.
     strategy : "cholesky", "eigen" or "woodbury"
     cutoff : float
-        For "eigen": share of √λ up to which eigenvalues are left out; 0 leaves out none.
+        For "eigen": share of √λ up to which eigenvalues are left out, with a relative error of at most as much in those
+        directions; 0 leaves out none, and the inverse is that of "cholesky" to rounding.
     coordinates : int
         m, for "woodbury": coordinates damped with each minibatch.
     tolerance : float
@@ -110,9 +115,9 @@ class OnlineNaturalGradient:
 
     damping: float = 1e-2
     decay: float = 0.95
-    period: int = 20
-    strategy: str = "cholesky"
-    cutoff: float = 0.0
+    period: int = 100
+    strategy: str = "eigen"
+    cutoff: float = 0.1
     coordinates: int = 8
     tolerance: float = 1e-3
     _probes: int = field(default=4, repr=False)
@@ -143,22 +148,15 @@ class OnlineNaturalGradient:
 
     def update(self, state: OnlineState, statistics: Statistics) -> tuple[OnlineState, Info]:
         """Return the state after a minibatch, and whether inverses were made anew."""
-        due = state.factors.batches % self.period == 0
+        due = is_due(state.factors.batches, self.period)
         if self.strategy == "woodbury":
             return self._corrected(state, statistics, due)
         state = state._replace(factors=averaged(state.factors, statistics, self.decay, fresh=due))
         if not due:
             return state, Info(False)
-        pairs, ranks = [], []
-        for i, matrices in enumerate(zip(state.factors.inputs, state.factors.outputs, strict=True), start=1):
-            made = [
-                self._inverse(m, f"{side} of layer {i}")
-                for m, side in zip(matrices, ("inputs", "outputs"), strict=True)
-            ]
-            pairs.append((made[0][0], made[1][0]))
-            ranks.append((made[0][1], made[1][1]))
-        known = tuple(ranks) if self.strategy == "eigen" else ()
-        return state._replace(inverses=tuple(pairs)), Info(True, known)
+        made = of_factors(state.factors, lambda k, matrix, name: self._inverse(matrix, name))
+        known = tuple((a[1], g[1]) for a, g in made) if self.strategy == "eigen" else ()
+        return state._replace(inverses=tuple((a[0], g[0]) for a, g in made)), Info(True, known)
 
     def _inverse(self, matrix: Array, name: str) -> tuple[Array | Deflated, int]:
         root = self.damping**0.5
@@ -178,18 +176,16 @@ class OnlineNaturalGradient:
         """Return v with its factor 1/L, (P,), in `out` if that is given."""
         if not state.inverses:
             fail("state", "a state that has seen a minibatch", "a new one")
-        net, out = state.net, np.empty_like(gradient) if out is None else out
-        for block, part, (inner, outer) in zip(
-            net.blocks(gradient), net.blocks(out), state.inverses, strict=True
-        ):
-            scratch = state.factors.scratch
-            (half,) = cut(scratch, gradient.dtype, block.shape)
-            rest = scratch[half.size :]
-            apply_inverse(inner, block, half, rest)
-            half *= 1.0 / net.depth
+
+        def layer(i: int, block: Array, part: Array) -> None:
+            inner, outer = state.inverses[i]
+            (half,) = room("layer", gradient.dtype, block.shape)
+            apply_inverse(inner, block, half)
+            half *= 1.0 / state.net.depth
             # N is symmetric: N D = (Dᵀ N)ᵀ.
-            apply_inverse(outer, half.T, part.T, rest)
-        return out
+            apply_inverse(outer, half.T, part.T)
+
+        return by_layers(state.net, gradient, out, layer)
 
     def _corrected(self, state: OnlineState, statistics: Statistics, due: bool) -> tuple[OnlineState, Info]:
         """Return the state after corrections of rank N + m of every inverse."""
@@ -226,13 +222,13 @@ class OnlineNaturalGradient:
         return rows
 
 
-def apply_inverse(inverse: Array | Deflated, rows: Array, out: Array, scratch: Array) -> None:
+def apply_inverse(inverse: Array | Deflated, rows: Array, out: Array) -> None:
     """Write the product of an inverse and (n, m) into `out`, which is not `rows`.
 
     Examples
     --------
     >>> out = np.empty((2, 1))
-    >>> apply_inverse(Deflated(np.array([[0.5], [0.0]]), 2.0), np.ones((2, 1)), out, np.empty(1))
+    >>> apply_inverse(Deflated(np.array([[0.5], [0.0]]), 2.0), np.ones((2, 1)), out)
     >>> out
     array([[0.375],
            [0.5  ]])
@@ -241,7 +237,7 @@ def apply_inverse(inverse: Array | Deflated, rows: Array, out: Array, scratch: A
         np.matmul(inverse, rows, out=out)
         return
     columns, root = inverse
-    (inside,) = cut(scratch, out.dtype, (columns.shape[1], rows.shape[1]))
+    (inside,) = room("inside", out.dtype, (columns.shape[1], rows.shape[1]))
     np.matmul(columns.T, rows, out=inside)
     np.matmul(columns, inside, out=out)
     np.subtract(rows, out, out=out)

@@ -16,15 +16,18 @@ r_a² = 1/(E δ_a² + ε), large where errors are small.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from linnat._checks import Array, as_choice, as_count, as_dtype, as_scalar, fail
+from linnat.nonlinear._crew import each, members
+from linnat.nonlinear._rooms import room
 from linnat.nonlinear.activations import activate, multiply_by_slope
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.preconditioners._contract import Info
-from linnat.nonlinear.preconditioners._factors import Factors, averaged, empty
+from linnat.nonlinear.preconditioners._factors import Factors, averaged, by_layers, empty, is_due
 from linnat.nonlinear.preconditioners.kfac import check_decay
 from linnat.nonlinear.statistics import Statistics
 
@@ -71,7 +74,7 @@ class Prong:
     decay : float
         Largest weight of the past in the running moments; 0 takes the last minibatch alone, as published.
     period : int
-        T, updates between changes of coordinates.
+        T, updates between changes of coordinates, and in the first period with updates 1, 2, 4, 8, … too.
     scale : "none", "batch" or "fisher"
         Of the outputs: none is PRONG, the others PRONG⁺. "batch" needs statistics that carry the parameters, as those
         of `gather` do.
@@ -108,7 +111,7 @@ class Prong:
 
     def update(self, state: ProngState, statistics: Statistics) -> tuple[ProngState, Info]:
         """Return the state after a minibatch, and whether the coordinates changed."""
-        due = state.factors.batches % self.period == 0
+        due = is_due(state.factors.batches, self.period)
         if due and self.scale == "batch" and statistics.theta is None:
             fail("statistics", "parameters beside signals and errors, for scale='batch'", None)
         state = state._replace(factors=averaged(state.factors, statistics, self.decay, fresh=due))
@@ -117,8 +120,8 @@ class Prong:
     def renewed(self, state: ProngState, theta: Array | None = None) -> ProngState:
         """Return the state with coordinates of the present moments; scale "batch" needs the parameters (P,)."""
         layers = [None] * state.net.depth if theta is None else state.net.blocks(theta)
-        found = []
-        for inner, outer, layer in zip(state.factors.inputs, state.factors.outputs, layers, strict=True):
+
+        def whitening(inner: Array, outer: Array, layer: Array | None) -> Whitening:
             centre = inner[-1, :-1].copy()
             values, basis = np.linalg.eigh(inner[:-1, :-1] - np.outer(centre, centre))
             # Rounding leaves small negative variances; ε is added to what they are, which is zero.
@@ -129,22 +132,30 @@ class Prong:
                 ratio = 1 / np.sqrt(np.diagonal(outer) + self.epsilon)
             elif self.scale == "batch" and layer is not None:
                 ratio = np.sqrt(values @ (basis.T @ layer[:-1]) ** 2 + self.epsilon)
-            found.append(Whitening(centre, basis, scales, ratio))
-        return state._replace(whitenings=tuple(found))
+            return Whitening(centre, basis, scales, ratio)
+
+        tasks = [
+            partial(whitening, *given)
+            for given in zip(state.factors.inputs, state.factors.outputs, layers, strict=True)
+        ]
+        costs = [float(len(inner)) ** 3 for inner in state.factors.inputs]
+        return state._replace(whitenings=tuple(each(tasks, members(sum(costs)), costs)))
 
     def apply(self, state: ProngState, gradient: Array, *, out: Array | None = None) -> Array:
         """Return the preconditioned gradient (P,)."""
         _check(state)
-        out = np.empty_like(gradient) if out is None else out
-        blocks = zip(state.net.blocks(gradient), state.net.blocks(out), state.whitenings, strict=True)
-        for block, part, white in blocks:
-            centred = block[:-1] - np.outer(white.centre, block[-1])
-            inside = white.basis.T @ centred
+
+        def layer(i: int, block: Array, part: Array) -> None:
+            white = state.whitenings[i]
+            centred, inside = room("layer", gradient.dtype, block[:-1].shape, block[:-1].shape)
+            np.subtract(block[:-1], np.outer(white.centre, block[-1]), out=centred)
+            np.matmul(white.basis.T, centred, out=inside)
             inside /= white.scales[:, None] ** 2
             np.matmul(white.basis, inside, out=part[:-1])
             part[:-1] *= white.outer**2
             part[-1] = white.outer**2 * block[-1] - white.centre @ part[:-1]
-        return out
+
+        return by_layers(state.net, gradient, out, layer)
 
 
 def to_white(state: ProngState, theta: Array) -> Array:

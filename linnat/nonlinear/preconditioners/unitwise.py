@@ -18,7 +18,7 @@ from linnat._checks import Array, as_choice, as_count, as_dtype, as_scalar, fail
 from linnat.linalg.memory import refuse_beyond_memory
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.preconditioners._contract import Info
-from linnat.nonlinear.preconditioners._factors import extended
+from linnat.nonlinear.preconditioners._factors import extended, is_due
 from linnat.nonlinear.preconditioners.kfac import check_decay
 from linnat.nonlinear.statistics import Statistics
 
@@ -61,7 +61,7 @@ class UnitWise:
         Largest weight of the past in the running averages.
     kind : "full" or "quasi-diagonal"
     period : int
-        Updates between factorisations, for "full".
+        Updates between factorisations, for "full", and in the first period with updates 1, 2, 4, 8, … too.
 
     Examples
     --------
@@ -100,7 +100,7 @@ class UnitWise:
 
     def update(self, state: UnitState, statistics: Statistics) -> tuple[UnitState, Info]:
         """Return the state after a minibatch, and whether blocks were factorised."""
-        due = state.batches % self.period == 0
+        due = is_due(state.batches, self.period)
         batches = state.batches + 1
         old = min(1.0 - 1.0 / batches, self.decay)
         weight = (1.0 - old) / statistics.rows

@@ -1,0 +1,316 @@
+"""Does a crew of threads do what one thread does? The same numbers, the same failures, and BLAS as it was."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from linnat.hardware import blas_threads
+from linnat.nonlinear import _crew, passes
+from linnat.nonlinear._crew import crew, each, members, shares, walk
+from linnat.nonlinear._rooms import room
+from linnat.nonlinear.activations import ACTIVATIONS
+from linnat.nonlinear.initial import initial
+from linnat.nonlinear.network import Network
+from linnat.nonlinear.optimisers import Adam, Batch, GradientDescent, Preconditioned, Rmsprop, TruncatedNewton
+from linnat.nonlinear.output import DivergenceError, step_errors, step_gradient, step_through
+from linnat.nonlinear.passes import Workspace
+from linnat.nonlinear.preconditioners import Ekfac, Kfac, OnlineNaturalGradient, Prong
+from tests import tolerances
+
+WIDTHS, ROWS = (30, 40, 7, 40, 30), 55
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Give BLAS three threads, and everything to the crew however small."""
+    control = blas_threads()
+    if control is None:
+        pytest.skip("threadpoolctl does not know the BLAS of NumPy")
+    before = control.num_threads
+    control.set_num_threads(3)
+    if control.num_threads != 3:
+        control.set_num_threads(before)
+        pytest.skip("BLAS takes no more threads")
+    monkeypatch.setattr(_crew, "WORTH", 0.0)
+    yield control
+    assert control.num_threads == 3
+    control.set_num_threads(before)
+
+
+def problem(dtype: Any = np.float64) -> tuple[Network, Any, Batch]:
+    rng = np.random.default_rng(0)
+    net = Network(WIDTHS, ("tanh", "identity", "relu", "identity"), "bernoulli")
+    x = rng.random((ROWS, WIDTHS[0])).astype(dtype)
+    return net, initial(net, "glorot", rng=rng, dtype=dtype), Batch(x, x)
+
+
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_crew, "WORTH", np.inf)
+
+
+METHODS: dict[str, Callable[[], Any]] = {
+    "descent": lambda: GradientDescent(0.1),
+    "momentum": lambda: GradientDescent(0.1, 0.9),
+    "nesterov": lambda: GradientDescent(0.1, 0.9, nesterov=True),
+    "rmsprop": lambda: Rmsprop(0.01),
+    "adam": lambda: Adam(0.01),
+    "kfac": lambda: Preconditioned(Kfac(), 0.1, rule="clipped"),
+    "fitted": lambda: Preconditioned(Kfac(), rule="fitted", model_rows=20),
+    "ekfac": lambda: Preconditioned(Ekfac(), 0.1),
+    "online": lambda: Preconditioned(OnlineNaturalGradient(), 0.1),
+    "prong": lambda: Preconditioned(Prong(), 0.1),
+    "newton": lambda: TruncatedNewton(iterations=5),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_crew_takes_the_same_steps(name: str, threads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, theta, batch = problem()
+    found = []
+    for shared in (True, True, False):
+        if not shared:
+            alone(monkeypatch)
+        method, rng = METHODS[name](), np.random.default_rng(3)
+        state = method.init(net, theta)
+        for _ in range(5):
+            state, report = method.step(state, batch, rng)
+        found.append((state.theta, report))
+    # Which thread does what is chance; what comes out is not.
+    assert np.array_equal(found[0][0], found[1][0])
+    assert np.array_equal(found[0][1], found[1][1], equal_nan=True)
+    # Five steps, each well conditioned (damping 0.01): rounding of sums in another order grows with them.
+    moved = np.abs(found[2][0] - theta).max()
+    assert np.abs(found[0][0] - found[2][0]).max() + 1e-300 > 0
+    assert np.abs(found[0][0] - found[2][0]).max() <= tolerances.solve(float, 200, 1e4) * moved
+    assert found[0][1].loss == pytest.approx(found[2][1].loss, rel=1e-11)
+
+
+def test_passes_in_shares(threads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, theta, batch = problem()
+    direction = np.random.default_rng(1).standard_normal(net.n_parameters)
+    found = []
+    for shared in (True, False):
+        if not shared:
+            alone(monkeypatch)
+        work = Workspace(net, ROWS)
+        value, bound = step_errors(net, theta, batch.x, batch.y, work)
+        out = np.empty_like(theta)
+        _, square = step_gradient(net, theta, batch.x, batch.y, work, out)
+        assert square == pytest.approx(out @ out, rel=1e-13)
+        assert square <= bound
+        passes.forward(net, theta, batch.x, work)
+        found.append((value, out, passes.fisher_product(net, theta, work, direction), work.outputs.copy()))
+    for one, two in zip(*found, strict=True):
+        size = np.abs(two).max()
+        assert np.abs(one - two).max() <= tolerances.product(float, 60) * 10 * size
+
+
+def test_pieces_make_the_gradient(threads: Any) -> None:
+    net, theta, batch = problem()
+    whole, seen = np.empty_like(theta), np.zeros(net.n_parameters, int)
+    work, found = Workspace(net, ROWS), np.full_like(theta, np.nan)
+    value, square = step_gradient(net, theta, batch.x, batch.y, work, whole)
+
+    def visit(part: slice, piece: Any) -> float:
+        found[part] = piece
+        seen[part] += 1
+        piece[...] = np.nan
+        return 1.0
+
+    told = step_through(net, theta, batch.x, batch.y, work, visit)
+    assert (seen == 1).all()
+    assert np.array_equal(found, whole)
+    assert told[:2] == (value, square)
+    assert told[2] > net.depth  # layers were cut
+
+
+@pytest.mark.parametrize("where", ["x", "theta", "huge"])
+def test_nothing_is_visited_where_the_gradient_is_not_finite(where: str, threads: Any) -> None:
+    net, theta, batch = problem()
+    x, theta = batch.x.copy(), theta.copy()
+    if where == "x":
+        x[40, 3] = np.nan
+    else:
+        theta[100 if where == "theta" else slice(None)] = np.nan if where == "theta" else 1e200
+    seen = []
+
+    def visit(part: slice, piece: Any) -> float:
+        seen.append(part)
+        return 0.0
+
+    with pytest.raises(DivergenceError):
+        step_through(net, theta, x, batch.y, Workspace(net, ROWS), visit)
+    assert not seen
+
+
+def test_a_bound_beyond_the_largest_number_is_no_divergence() -> None:
+    # Signals of 1e160 against errors of 1e-160: squares of neither can be multiplied carelessly, the gradient is 1.
+    net = Network((1, 1), family="gaussian")
+    x, y = np.array([[1e160]]), np.array([[0.0]])
+    theta = np.array([1e-320, 1e-3])
+    seen = []
+
+    def visit(part: slice, piece: Any) -> float:
+        seen.append(piece.copy())
+        return 0.0
+
+    with pytest.raises(DivergenceError):
+        step_through(net, theta, x, y, Workspace(net, 1), visit)
+    assert not seen
+    x = np.array([[1e154]])
+    value, square, _ = step_through(net, np.array([0.0, 1e-154]), x, y, Workspace(net, 1), visit)
+    assert np.isfinite(value)
+    assert square == pytest.approx(1.0)
+    assert np.allclose(np.concatenate(seen), [1.0, 1e-154], rtol=1e-15)
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_bounded_units_are_bounded(name: str) -> None:
+    z = np.array([[-1e30, -1.5, 0.0, 1.5, 1e30]])
+    with np.errstate(over="ignore"):
+        passes.activate(name, z)
+    assert ACTIVATIONS[name].bounded == bool(np.abs(z).max() <= 1)
+
+
+def test_the_first_failure_is_raised_and_the_rest_is_done(threads: Any) -> None:
+    done = []
+
+    def task(k: int) -> int:
+        if k == 4:
+            raise ValueError("task 4")
+        time.sleep(0.001)
+        done.append(k)
+        return k
+
+    with pytest.raises(ValueError, match="task 4"):
+        each([lambda k=k: task(k) for k in range(9)], 3)
+    assert threads.num_threads == 3
+    assert len(done) >= 2
+    assert each([lambda k=k: k for k in range(9)], 3, [float(k % 4) for k in range(9)]) == list(range(9))
+
+
+def test_an_interrupt_waits_for_the_others(threads: Any) -> None:
+    ended = []
+
+    def slow() -> None:
+        time.sleep(0.05)
+        ended.append(True)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        each([slow, slow, interrupted, interrupted], 3)
+    assert ended == [True, True]
+    assert threads.num_threads == 3
+    assert each([lambda: 1, lambda: 2], 3) == [1, 2]
+
+
+def test_shares_are_not_shared_again(threads: Any) -> None:
+    inside = each([lambda: (members(1e12), threads.num_threads) for _ in range(6)], 3)
+    assert inside == [(1, 1)] * 6
+    with crew(1e12):
+        assert members(1e12) == 3
+        assert threads.num_threads == 1
+        with crew(1e12):
+            assert members(1e12) == 3
+    assert threads.num_threads == 3
+
+
+def test_two_crews_do_not_disturb_each_other(threads: Any) -> None:
+    counts: list[int] = []
+    started, go_on = threading.Event(), threading.Event()
+
+    def other() -> None:
+        started.wait(5)
+        counts.append(members(1e12))
+        counts.extend(each([lambda: 7, lambda: 8], 3))
+        go_on.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with crew(1e12):
+        started.set()
+        assert go_on.wait(5)
+    thread.join(5)
+    assert counts == [1, 7, 8]
+
+
+def test_overflow_is_handled_as_the_caller_asked(threads: Any) -> None:
+    def overflow() -> float:
+        return float(np.float64(1e308) * np.array(10.0))
+
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+        each([overflow, overflow, overflow], 3)
+    with np.errstate(over="ignore"):
+        assert each([overflow, overflow, overflow], 3) == [np.inf] * 3
+
+
+def test_rooms_are_each_thread_s_own(threads: Any) -> None:
+    barrier = threading.Barrier(3)
+
+    def enter() -> int:
+        (array,) = room("test", float, (10,))
+        barrier.wait(5)
+        return int(array.ctypes.data)
+
+    assert len(set(each([enter, enter, enter], 3))) == 3
+    first = room("test", np.float32, (5,))[0]
+    assert not np.shares_memory(first, room("test", float, (5,))[0])
+    assert not np.shares_memory(first, room("other", np.float32, (5,))[0])
+
+
+def test_shares_cut_evenly() -> None:
+    for size in (1, 2, 3, 10, 101):
+        for count in (1, 2, 3, 7):
+            parts = shares(size, count)
+            lengths = [part.stop - part.start for part in parts]
+            assert [i for part in parts for i in range(size)[part]] == list(range(size))
+            assert min(lengths) >= 1
+            assert max(lengths) - min(lengths) <= 1
+            assert len(parts) == min(size, count)
+
+
+def test_walks_visit_everything_once(threads: Any) -> None:
+    seen = np.zeros(1000, int)
+
+    def visit(part: slice) -> float:
+        seen[part] += 1
+        return float(part.stop - part.start)
+
+    assert walk(1000, visit, 64) == 1000.0
+    assert (seen == 1).all()
+
+
+def _in_child(queue: Any) -> None:
+    _crew.WORTH = 0.0
+    queue.put(each([lambda: 1, lambda: 2, lambda: 3], 3))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_a_crew_of_its_own(threads: Any) -> None:
+    assert each([lambda: 1, lambda: 2, lambda: 3], 3) == [1, 2, 3]
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_in_child, args=(queue,))
+    child.start()
+    assert queue.get(timeout=20) == [1, 2, 3]
+    child.join(20)
+    assert child.exitcode == 0
+
+
+def test_without_control_of_blas_everything_runs_where_it_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_crew, "blas_threads", lambda: None)
+    monkeypatch.setattr(_crew, "WORTH", 0.0)
+    here = threading.current_thread()
+    with crew(1e12):
+        assert members(1e12) == 1
+        assert each([threading.current_thread, threading.current_thread], 3) == [here, here]
