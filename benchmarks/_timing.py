@@ -46,9 +46,17 @@ class Outcome(NamedTuple):
 
 
 def block_times(
-    calls: Mapping[str, Call], *, blocks: int = 9, seconds: float = 0.25
+    calls: Mapping[str, Call],
+    *,
+    blocks: int = 9,
+    seconds: float = 0.25,
+    pause: float = PAUSE,
+    warm: float = 0.0,
 ) -> dict[str, np.ndarray]:
-    """Return seconds per call, one number per block, for each function; the functions take turns."""
+    """Return seconds per call, one number per block, for each function; the functions take turns.
+
+    A block begins after a pause and calls that are not counted: one, or as many as fit into so many warm seconds.
+    """
     repeats = {}
     for name, call in calls.items():
         call()
@@ -58,8 +66,11 @@ def block_times(
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(blocks):
         for name, call in calls.items():
-            time.sleep(PAUSE)
+            time.sleep(pause)
+            start = time.perf_counter()
             call()
+            while time.perf_counter() - start < warm:
+                call()
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 call()
