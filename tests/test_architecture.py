@@ -89,7 +89,7 @@ MAY_IMPORT = {
     "families": ("_checks", "linalg"),
     "exact": LOW,
     "dense": ("_checks", "families", "exact.network", "exact.task"),
-    "nonlinear": (*LOW, "data"),
+    "nonlinear": (*LOW, "data", "hardware"),
     "data": ("_checks", "_files"),
     "hardware": ("_checks",),
     "compare": ("_checks", "_files", "families", "nonlinear", "data", "hardware", "__version__"),

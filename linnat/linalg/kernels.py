@@ -206,7 +206,14 @@ def two_norm(a: Array) -> Array:
         return np.zeros(a.shape[:-2])
     if a.ndim > 2 or min(a.shape) < SMALL:
         return np.asarray(np.linalg.svd(a, compute_uv=False)[..., 0])
-    return np.asarray(_power_iteration(lambda x: matmul(a.T, matmul(a, x)), a.shape[1], a.dtype))
+    # By gemv: a product with a matrix of one column would pack the other one.
+    gemv = blas.dgemv if a.dtype == np.float64 else blas.sgemv
+    matrix, flag = _fortran(a)
+
+    def step(x: Array) -> Array:
+        return cast(Array, gemv(1.0, matrix, gemv(1.0, matrix, x, trans=flag), trans=not flag))
+
+    return np.asarray(_power_iteration(step, a.shape[1], a.dtype))
 
 
 def inverse_norm(a: Factored, original: Array) -> Array:
@@ -218,7 +225,8 @@ def inverse_norm(a: Factored, original: Array) -> Array:
         return np.asarray(np.inf)
 
     def step(x: Array) -> Array:
-        return solve(a, solve(a, x, transposed=True))
+        column = solve(a, x[:, None], transposed=True)
+        return solve(a, column)[:, 0]
 
     return np.asarray(_power_iteration(step, size, original.dtype))
 
@@ -235,15 +243,19 @@ def inverse_norm_triangular(t: Array, *, lower: bool) -> Array:
     if not np.diagonal(t).all():
         return np.asarray(np.inf)
 
+    trsv = blas.dtrsv if t.dtype == np.float64 else blas.strsv
+    matrix, flag = _fortran(t)
+
     def step(x: Array) -> Array:
-        return solve_triangular(t, solve_triangular(t, x, lower=lower, transposed=True), lower=lower)
+        half = trsv(matrix, x, lower=lower ^ flag, trans=not flag)
+        return cast(Array, trsv(matrix, half, lower=lower ^ flag, trans=flag, overwrite_x=1))
 
     return np.asarray(_power_iteration(step, size, t.dtype))
 
 
 def _power_iteration(step: Callable[[Array], Array], size: int, dtype: Any) -> float:
     """Return the square root of the largest eigenvalue of a positive semi-definite operator, from a fixed start."""
-    x = np.random.default_rng(0).standard_normal((size, 1)).astype(dtype)
+    x = np.random.default_rng(0).standard_normal(size).astype(dtype)
     x, value = x / np.linalg.norm(x), 0.0
     for _ in range(ITERATIONS):
         x = step(x)
