@@ -165,8 +165,14 @@ def _connect(distributed: Any, where: Any, timeout: float, opened: contextlib.Ex
                     lambda: asyncio.run(asyncio.wait_for(_knock(distributed, where, timeout), timeout))
                 ).result()
         client = distributed.Client(where, timeout=timeout, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
-        found = f"no answer within {timeout:g} s" if isinstance(error, OSError) else str(error)
+    except (
+        Exception
+    ) as error:  # another server's first bytes are read as lengths: a MemoryError, a struct.error, …
+        found = "a server of another kind"
+        if isinstance(error, OSError):
+            found = f"no answer within {timeout:g} s"
+        elif isinstance(error, (ValueError, TypeError, ImportError)):
+            found = str(error)
         raise SchedulerError(
             f"scheduler: expected a Dask scheduler at {where}, found {found}. "
             "Start one with `dask scheduler`, or pass scheduler='local'."

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -305,6 +307,31 @@ def test_a_server_that_is_no_scheduler_is_an_error_too(da: Any, distributed: Any
         SchedulerError, match="^scheduler: expected a Dask scheduler at nonsense://nowhere, found"
     ):
         Task.from_dask(x, x, scheduler="nonsense://nowhere", timeout=1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"HTTP/1.1 400 Bad Request\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", bytes(64)],
+    ids=["http", "ssh", "zeros"],
+)
+def test_what_another_server_says_is_not_taken_for_lengths(da: Any, distributed: Any, answer: bytes) -> None:
+    x = da.ones((10, 2), chunks=5)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+
+        def serve() -> None:
+            with other.accept()[0] as peer, contextlib.suppress(OSError):
+                peer.sendall(answer)
+                while peer.recv(1024):  # until the other side has gone
+                    pass
+
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        message = "^scheduler: expected a Dask scheduler at .*, found a server of another kind"
+        with pytest.raises(SchedulerError, match=message):
+            Task.from_dask(x, x, scheduler=f"tcp://127.0.0.1:{other.getsockname()[1]}", timeout=5)
+        server.join(10)
 
 
 def test_a_scheduler_without_workers_is_an_error(da: Any, distributed: Any) -> None:
