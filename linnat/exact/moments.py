@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from linnat._checks import Array, check_broadcast
-from linnat.linalg.rank import count_rank, default_rtol
+from linnat.linalg.rank import count_rank, default_rtol, warn_of_narrow_gap
 
 
 class Moments(NamedTuple):
@@ -86,7 +86,10 @@ def regress(
     left, singular, right = np.linalg.svd(rows, full_matrices=False)
     if rank is None:
         rank = int(count_rank(singular, cut if rtol is None else rtol))
-        rank = min(rank, int((singular > cut * scale).sum())) if rtol is None else rank
+        if rtol is None:
+            rank = min(rank, int((singular > cut * scale).sum()))
+            name = "the centred rows of x" if scale else "the rows of x"
+            warn_of_narrow_gap(singular, rank, name, stacklevel=7)  # who makes a Task from data
     left, singular, right = left[:, :rank], singular[:rank], right[:rank]
     target = values.T @ left
     residual = values.T - target @ left.T

@@ -176,5 +176,5 @@ def _warn(report: RankReport) -> None:
                 f"{side.dropped[place]:.3g}, cut-off {side.cut_off[place]:.3g} relative to the layer; pass an rtol "
                 "within a gap of at least a decade",
                 RankWarning,
-                stacklevel=4,
+                stacklevel=5,
             )

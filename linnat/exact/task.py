@@ -79,6 +79,11 @@ class Task:
     InputError
         For shapes that do not fit, asymmetric or indefinite covariances, numbers that are not finite.
 
+    Warns
+    -----
+    RankWarning
+        Without `rtol`, where less than a decade lies between what counts in S and what does not.
+
     Examples
     --------
     >>> task = Task([[1.0, 2.0]], input_cov=[[4.0, 0.0], [0.0, 0.0]])

@@ -1,16 +1,20 @@
 """Which singular values are zero? One rank rule, and what is built on it; the rank is always reported.
 
 A singular value counts when it exceeds `rtol` times the largest one. `rtol` acts on singular values, never on
-their squares; the default is max(m, n) · eps of the dtype.
+their squares; the default is max(m, n) · eps of the dtype. Where that leaves less than a decade between the values that
+count and those that do not, the rank is undetermined, and a warning says so.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from linnat._checks import Array, as_covariance, as_matrix, as_scalar
+from linnat._checks import Array, RankWarning, as_covariance, as_matrix, as_scalar
+
+DECADE = 10.0  # between what counts and what does not; a smaller gap warns
 
 
 class RangeFactor(NamedTuple):
@@ -108,6 +112,11 @@ def psd_factor(
     RangeFactor
         Columns in descending order of eigenvalue.
 
+    Warns
+    -----
+    RankWarning
+        Without `rtol`, where less than a decade lies between the eigenvalues that count and those that do not.
+
     Examples
     --------
     >>> psd_factor(np.diag([0.0, 4.0])).factor
@@ -121,6 +130,50 @@ def psd_factor(
     values, vectors = values[..., ::-1], vectors[..., ::-1]
     keep = values > cut * np.maximum(values[..., :1], np.asarray(scale)[..., None])
     rank = keep.sum(axis=-1)
+    if rtol is None:
+        warn_of_narrow_gap(values, rank, name, stacklevel=6)  # who makes a Task
     root = np.sqrt(np.where(keep, values, 0.0))
     factor = (vectors * root[..., None, :])[..., : int(rank.max())]
     return RangeFactor(np.ascontiguousarray(factor), int(rank) if rank.ndim == 0 else rank)
+
+
+def warn_of_narrow_gap(values: Array, rank: Array | int, name: str, stacklevel: int = 2) -> None:
+    """Warn where less than a decade lies between the last of the descending values that counts and the next one.
+
+    Parameters
+    ----------
+    values : array (…, k)
+    rank : int, or integer array (…)
+        How many of them count.
+    name : str
+        Of the matrix, used in the warning.
+    stacklevel : int
+        Of the warning, counted from here.
+
+    Warns
+    -----
+    RankWarning
+
+    Examples
+    --------
+    >>> warn_of_narrow_gap(np.array([1.0, 1e-17]), 1, "matrix")
+    """
+    count, size = np.broadcast_to(rank, values.shape[:-1])[..., None], values.shape[-1]
+    if not size:
+        return
+    kept, dropped = (
+        np.take_along_axis(values, np.clip(place, 0, size - 1), axis=-1)[..., 0]
+        for place in (count - 1, count)
+    )
+    both = (count[..., 0] > 0) & (count[..., 0] < size)
+    narrow = np.argwhere(both & (kept < DECADE * dropped))
+    if len(narrow):
+        place = tuple(narrow[0])
+        where = f" (matrix {tuple(int(i) for i in place)} of the stack)" if place else ""
+        warnings.warn(
+            f"the rank of {name}{where} is undetermined: {count[place][0]} values are kept, the smallest "
+            f"{kept[place]:.3g}, the largest dropped is {dropped[place]:.3g}; pass an rtol within a gap of at least a "
+            "decade",
+            RankWarning,
+            stacklevel=stacklevel,
+        )

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linnat._checks import InputError
+from linnat._checks import InputError, RankWarning
 from linnat.exact.network import LinearNetwork
 from linnat.exact.task import Task, as_task
 from tests import tolerances
@@ -320,6 +320,21 @@ def test_the_rank_cut_off_is_an_argument() -> None:
         Task.from_data(x, x, rtol=-1.0)
     with pytest.raises(InputError, match="^rtol"):
         Task(teacher, cov, rtol=np.nan)
+
+
+def test_an_undetermined_rank_of_the_inputs_warns_where_the_task_is_made() -> None:
+    cov, teacher = np.diag([1.0, 9e-15, 4e-15]), np.ones((1, 3))
+    with pytest.warns(
+        RankWarning, match="^the rank of input_cov is undetermined: 2 values are kept"
+    ) as caught:
+        Task(teacher, cov)
+    assert [w.filename for w in caught] == [__file__]
+    assert Task(teacher, cov, rtol=5e-15).rank == 2
+    x = np.diag([1.0, 9e-16, 6e-16])
+    for make in (Task.from_data, lambda x, y: Task.from_chunks([(x, y)])):
+        with pytest.warns(RankWarning, match="^the rank of the rows of x is undetermined: 2 values are kept"):
+            make(x, x)
+    assert Task.from_data(x, x, rtol=7e-16).rank == 2
 
 
 def test_ranks_of_a_stack_may_differ() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linnat._checks import InputError
+from linnat._checks import InputError, RankWarning
 from linnat.linalg.rank import matrix_rank, psd_factor, pseudo_inverse
 from tests import tolerances
 from tests.strategies import condition_on_range, conditioned, integer_rank, seeds
@@ -73,6 +75,28 @@ def test_factors_with_a_cut_off_and_of_stacks() -> None:
     found = psd_factor(np.stack([np.diag([4.0, 0.0]), np.eye(2)]))
     assert np.asarray(found.rank).tolist() == [1, 2]
     assert found.factor[0].tolist() == [[2.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize(("values", "narrow"), [
+    ([1.0, 9e-15, 4e-15], True),
+    ([1.0, 9e-15, 8e-16], False),
+    ([1.0, 9e-15, 0.0], False),
+    ([1.0, 1e-3, 9e-4], False),  # both count
+    ([0.0, 0.0, 0.0], False),
+])  # fmt: skip
+def test_a_gap_of_less_than_a_decade_warns(values: list[float], narrow: bool) -> None:
+    matrix = np.diag(values)
+    message = "^the rank of matrix is undetermined: 2 values are kept, the smallest 9e-15, the largest dropped is 4e-15"
+    with pytest.warns(RankWarning, match=message) if narrow else contextlib.nullcontext():
+        psd_factor(matrix)
+    psd_factor(matrix, rtol=5e-15)  # decided
+    stack = np.stack([np.eye(3), matrix])
+    with (
+        pytest.warns(RankWarning, match=r"\(matrix \(1,\) of the stack\)")
+        if narrow
+        else contextlib.nullcontext()
+    ):
+        psd_factor(stack)
 
 
 def test_indefinite_covariances_are_named() -> None:
