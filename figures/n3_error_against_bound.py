@@ -6,10 +6,10 @@ over seeds with markers, the worst as the end of a bar. The layerwise gauge (a),
 Sylvester equation (b) and of four by the projection on the complement of the null space, by QR, by LSQR, and by the QR
 that stands in where LSQR is cut short (c): all keep 4 eps Σκ, one κ for each layer, while that leaves a digit; at
 κ = 1e14 some ranks are undetermined. LSQR on J in singular bases and the dense pseudo-inverse go with the condition of
-J, a power of κ. Exact damping (d), by the singular values or the LSQR of J and by the Sylvester equation of two layers,
-keeps 16 eps √(‖F‖/λ) ζ with the cancellation ζ = ‖Ẽ‖/(√λ ‖v‖); layers have the condition √(‖F‖/λ), too. In float32 the
-same, at its eps. One step of refinement (e) makes the residual smaller while κ is moderate, and the direction worse
-by orders of magnitude: it pays for the residual only.
+J, a power of κ. Exact damping (d), by the singular values, a QR or the LSQR of J and by the Sylvester equation of two
+layers, keeps 16 eps √(‖F‖/λ) ζ with the cancellation ζ = ‖Ẽ‖/(√λ ‖v‖); layers have the condition √(‖F‖/λ), too. In
+float32 the same, at its eps. One step of refinement (e) makes the residual smaller while κ is moderate, and the
+direction worse by orders of magnitude: it pays for the residual only.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ ROUTES = (
     "Sylvester, $L = 2$",
     "kernel, QR (d: SVD of $J$)",
     "kernel, LSQR",
-    "kernel, fallback",
+    "kernel, fallback (d: QR of $J$)",
     "LSQR on $J$",
     "dense pinv",
 )
-DAMPED = ("damped, SVD", "damped, LSQR on $J$", "damped, Sylvester, $L = 2$")
+DAMPED = ("damped, SVD", "damped, QR of $J$", "damped, LSQR on $J$", "damped, Sylvester, $L = 2$")
 REFINED = ("error, none", "error, one step", "residual, none", "residual, one step")
 CONSTANT, DAMPED_CONSTANT = 4.0, 16.0
 DIGIT = 0.1  # a larger bound decides nothing
@@ -117,7 +117,7 @@ def one(name: str, power: int, seed: int) -> tuple[Array, Array, Array, Array]:
 def damped(power: int, seed: int, dtype: np.dtype[Any]) -> list[list[float]]:
     """Return errors of exact damping at √(‖F‖/λ) = 10^power, layers of that condition, and √(‖F‖/λ) ζ."""
     errors, laws = [], []
-    for depth, methods in ((4, ("svd", "range-lsqr")), (2, ("sylvester",))):
+    for depth, methods in ((4, ("svd", "range-qr", "range-lsqr")), (2, ("sylvester",))):
         net, task = instance(depth, 10.0**power, seed, dtype)
         top = float(ln.fisher_eigenvalues(net, task).values[0])
         strength = top * 10.0 ** (-2 * power)
@@ -226,7 +226,7 @@ def draw(data: Data) -> Figure:
         )
     for name, dash in zip(names, DASHES, strict=False):
         x = 10.0 ** data[f"powers_{name}"]
-        for row, place in enumerate((2, 5, 1)):
+        for row, place in enumerate((2, 4, 5, 1)):
             _series(axes[1, 0], x, data[f"damped_{name}"][row], place, dash)
         law = np.median(data[f"laws_{name}"][0], axis=-1)
         _bound(axes[1, 0], x, DAMPED_CONSTANT * float(np.finfo(name).eps) * law)
