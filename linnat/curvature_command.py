@@ -81,6 +81,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--layers", action="store_true", help="also layer by layer")
     command.add_argument("--seed", type=int, default=0, metavar="N")
+    command.add_argument(
+        "--blas-kernel",
+        metavar="NAME",
+        help="OpenBLAS kernels to run with, or auto: the fastest that is supported",
+    )
     command.add_argument("--json", action="store_true", help="as JSON, layers included")
 
 

@@ -267,8 +267,11 @@ def test_info_measures_unless_it_is_to_be_quick(
     assert "advice" in capsys.readouterr().out
 
 
-def test_unknown_kernels_are_refused_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["verify", "N2", "--blas-kernel", "Nonsense"]) == 2
+@pytest.mark.parametrize("command", [["verify", "N2"], ["compare"], ["compare-curvature"]])
+def test_unknown_kernels_are_refused_before_anything_runs(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*command, "--blas-kernel", "Nonsense"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("linnat: kernel: expected one of auto,")

@@ -148,7 +148,8 @@ def shrunk(problem: Problem, chains: Chains, damping: float, options: Options, t
     if method == "range-qr":
         return factor_on_cells(problem, chains, damping)
     if method == "svd":
-        matrix = dense_core(core(problem, chains, problem.factor, whitened=True))
+        remedy = "Use method='range-lsqr', which needs no dense matrix."
+        matrix = dense_core(core(problem, chains, problem.factor, whitened=True), remedy)
         error = _vec(problem.whiten(problem.error_factor))
         x = filtered_solve(matrix, error, rank, damping)
         return Found(embed(x, problem, chains), method)

@@ -59,12 +59,11 @@ def core(problem: Problem, chains: Chains, start: Array | None, *, whitened: boo
     return Core(tuple(before), tuple(reversed(after)))
 
 
-def dense_core(small: Core) -> Array:
+def dense_core(small: Core, remedy: str) -> Array:
     """Return the n_L ρ × Σ r(B̃_i) r(Ã_i) matrix [Â_iᵀ ⊗ B̂_i]."""
     rows = small.after[0].shape[-2] * small.before[0].shape[-1]
     columns = sum(b.shape[-1] * a.shape[-2] for a, b in zip(*small, strict=True))
     batch = int(np.prod(small.after[0].shape[:-2]))
-    remedy = "Use gauge='layerwise', which needs no dense matrix."
     refuse_beyond_memory("net", batch * rows * columns, small.after[0].itemsize, remedy, copies=3)
     pairs = [(transpose(a), b) for a, b in zip(*small, strict=True) if 0 not in (a.shape[-2], b.shape[-1])]
     if not pairs:

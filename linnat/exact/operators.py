@@ -54,7 +54,9 @@ def fisher_operator(net: LinearNetwork, task: Task) -> LinearOperator:
     Raises
     ------
     InputError
-        For stacks of networks or tasks, and for vectors of the wrong length or not finite.
+        For stacks of networks or tasks, and for vectors that are not finite or not real.
+    ValueError
+        SciPy's "dimension mismatch", for vectors of the wrong length.
 
     Notes
     -----
@@ -90,7 +92,7 @@ def hessian_operator(net: LinearNetwork, task: Task) -> LinearOperator:
 
     Raises
     ------
-    InputError
+    InputError, ValueError
         Like `fisher_operator`.
 
     Notes

@@ -301,12 +301,13 @@ def test_rows_of_one_length_keep_the_digits(condition: float, power: int) -> Non
     assert condition == 1e2 or errors["svd"] > 10 * errors["range-qr"]
 
 
-def test_a_factorisation_beyond_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["range-qr", "svd"])
+def test_a_factorisation_beyond_memory_is_refused(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net = ln.LinearNetwork.random((5, 6, 6, 5), rng=0)
     task = ln.Task(np.eye(5), np.diag(np.arange(1.0, 6.0)))
     monkeypatch.setattr(memory, "SHARE", 1e-9)
     with pytest.raises(ln.InputError, match="Use method='range-lsqr'"):
-        ln.solve_damped(net, task, 0.1, method="range-qr")
+        ln.solve_damped(net, task, 0.1, method=method)
 
 
 def test_a_damping_below_the_range_of_single_precision_is_left_to_the_iteration() -> None:
