@@ -154,7 +154,9 @@ def _series(side: _Side, dtype: Any) -> Array:
 
 def _undamped(problem: Problem, chains: Chains, blocks: Sequence[Block]) -> tuple[list[Array], list[Array]]:
     """Return m = J⁺Ẽ and F⁺m in the singular vectors of the blocks, by an SVD of J."""
-    remedy = "Use factored_damping_error at small dampings, or mask='block-diagonal': both need no dense matrix."
+    remedy = (
+        "Use factored_damping_error at small dampings, or mask='block-diagonal': both need no dense matrix."
+    )
     matrix = dense_core(core(problem, chains, problem.factor, whitened=True), remedy)
     error, rank = vec(problem.whiten(problem.error_factor)), jacobian_rank(chains)
     if 0 in matrix.shape[-2:] or rank == 0:
