@@ -17,6 +17,7 @@ from scipy.linalg import blas, lapack
 from linnat._checks import Array
 
 SMALL = 48  # below this size an SVD is cheaper than an iteration
+SETTLED = 1e-2  # relative change at which an iteration ends
 ITERATIONS = 12
 QR_BLOCK = 64
 NARROW = 8  # fewer columns than this, and matrices of up to DIRECT rows, are solved for by one call of LAPACK
@@ -264,8 +265,13 @@ def _power_iteration(step: Callable[[Array], Array], size: int, dtype: Any) -> f
             value = largest
             break
         x = x / dtype.type(largest)  # first, since the squares in a norm may overflow
-        length = np.linalg.norm(x)
-        x, value = x / length, largest * float(length)
+        length = float(np.linalg.norm(x))
+        before, value = value, largest * length
+        if (
+            abs(value - before) <= SETTLED * value
+        ):  # steps of a separated singular value die out in three or four
+            break
+        x = x / dtype.type(length)
     return float(np.sqrt(value)) if np.isfinite(value) else np.inf
 
 
