@@ -126,29 +126,28 @@ def each(
         results: list[Any] = [None] * len(tasks)
         order = range(len(tasks)) if costs is None else sorted(range(len(tasks)), key=lambda k: -costs[k])
         left = deque(order)
-
         failed: list[BaseException] = []
 
         def work() -> None:
             before, _local.size = _size(), 1
             try:
-                while left:
-                    k = left.popleft()
+                while (k := _next(left)) is not None:
                     results[k] = tasks[k]()
-            except IndexError:  # another member took the last one
-                pass
             except BaseException as error:
                 failed.append(error)
             finally:
                 _local.size = before
 
-        helpers = _helpers(count - 1)
-        for helper in helpers:
-            # A context of its own for each: NumPy's handling of overflow is in it.
-            helper.todo.put(partial(contextvars.copy_context().run, work))
-        work()
-        for helper in helpers:
-            _await(helper, failed)
+        ticket, called = object(), list[_Helper]()
+        try:
+            for helper in _helpers(count - 1):
+                # A context of its own for each: NumPy's handling of overflow is in it.
+                helper.todo.put((ticket, partial(contextvars.copy_context().run, work)))
+                called.append(helper)
+            work()
+        finally:
+            for helper in called:
+                _await(helper, ticket, failed)
         if failed:
             raise failed[0]
         return results
@@ -171,25 +170,34 @@ def walk(size: int, visit: Callable[[slice], float], block: int) -> float:
     return sum(each([partial(stretch, part) for part in shares(size, count)], count))
 
 
+def _next(left: deque[int]) -> int | None:
+    try:
+        return left.popleft()
+    except IndexError:
+        return None
+
+
 class _Helper:
     """A thread that waits for work: two queues, which cost a handover half of what a future does."""
 
     def __init__(self) -> None:
-        self.todo: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self.done: SimpleQueue[None] = SimpleQueue()
+        self.todo: SimpleQueue[tuple[object, Callable[[], None]]] = SimpleQueue()
+        self.done: SimpleQueue[object] = SimpleQueue()
         threading.Thread(target=self._serve, name="linnat", daemon=True).start()
 
     def _serve(self) -> None:
         while True:
-            self.todo.get()()
-            self.done.put(None)
+            ticket, job = self.todo.get()
+            job()
+            self.done.put(ticket)
 
 
-def _await(helper: _Helper, failed: list[BaseException]) -> None:
+def _await(helper: _Helper, ticket: object, failed: list[BaseException]) -> None:
     """Wait for a helper, come what may: until it has ended it works on arrays of ours."""
-    while True:
+    given: object = None
+    while given is not ticket:  # others are left from an interrupted call
         try:
-            return helper.done.get()
+            given = helper.done.get()
         except KeyboardInterrupt as error:
             failed.append(error)
 

@@ -196,6 +196,31 @@ def test_the_first_failure_is_raised_and_the_rest_is_done(threads: Any) -> None:
     assert each([lambda k=k: k for k in range(9)], 3, [float(k % 4) for k in range(9)]) == list(range(9))
 
 
+@pytest.mark.parametrize("kind", [IndexError, StopIteration, KeyError])
+def test_no_failure_is_taken_for_the_end(kind: type[Exception], threads: Any) -> None:
+    def task() -> None:
+        raise kind("of the task's own")
+
+    with pytest.raises(kind):
+        each([task, task, task, task], 3)
+    with pytest.raises(kind):
+        each([time.monotonic, task], 2)
+
+
+def test_what_an_interrupted_call_left_behind_is_passed_over(threads: Any) -> None:
+    assert each([lambda: 1, lambda: 2], 2) == [1, 2]
+    (helper,) = _crew._helpers(1)
+    ended = threading.Event()
+
+    def late() -> None:
+        time.sleep(0.05)
+        ended.set()
+
+    helper.todo.put((object(), late))  # of a call that did not stay for its end
+    assert each([lambda: 1, ended.is_set], 2)[0] == 1
+    assert ended.is_set()
+
+
 def test_an_interrupt_waits_for_the_others(threads: Any) -> None:
     ended = []
 
