@@ -181,10 +181,11 @@ def solve_minimum_norm(
     1e-7 after 110, CG on J Jᵀ 5e-6, MINRES none; "range-lsqr" 8e-11 after 54, "kernel-lsqr" 1e-12 after 35,
     "kernel-qr" 1e-12.
 
-    The rows of length one are a preconditioner of J Jᵀ, its diagonal in singular bases, exact for the spectrum of balanced
-    layers (S1). Iterations of CG on J Jᵀ to a residual of 1e-12, without one, with the nearest Kronecker product, and with
-    this one: 263, 98 and 46 for four 6 × 6 layers of condition 1e2; 1963, 333 and 71 for six Gaussian 16 × 16 layers
-    plus identity; of 64 × 64, none in 5000, none in 5000 and 160, but right to 2e-8 only, since J is squared.
+    The rows of length one are a preconditioner of J Jᵀ, its diagonal in singular bases, exact for the spectrum of
+    balanced layers (S1). Iterations of CG on J Jᵀ to a residual of 1e-12, without one, with the nearest Kronecker
+    product, and with this one: 263, 98 and 46 for four 6 × 6 layers of condition 1e2; 1963, 333 and 71 for six Gaussian
+    16 × 16 layers plus identity; of 64 × 64, more than 5000 for the first two and 160, right to 2e-8 only, since CG
+    squares J.
 
     Examples
     --------
