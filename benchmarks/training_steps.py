@@ -127,19 +127,14 @@ def _step_rows(times: dict[str, np.ndarray], count: int) -> list[Row]:
     return rows
 
 
-def cycle(method: Any, problem: Problem, *, settled: bool = False) -> Call:
-    """Return a function that makes one update after another; a settled preconditioner is past its first period."""
+def cycle(method: Any, problem: Problem) -> Call:
+    """Return a function that makes one update after another."""
     holder, rng = [method.init(problem.net, problem.theta)], np.random.default_rng(0)
     batch = Batch(problem.x, problem.x)
 
     def call() -> None:
         holder[0] = method.step(holder[0], batch, rng)[0]
 
-    if settled:
-        call()
-        inner = holder[0].inner
-        factors = inner.factors._replace(batches=NEVER // 2 + 1)
-        holder[0] = holder[0]._replace(inner=inner._replace(factors=factors))
     return call
 
 
@@ -152,8 +147,8 @@ def _preconditioned(problem: Problem) -> tuple[list[str], list[Row]]:
     }
     for name, method, _ in METHODS:
         for period, label in ((NEVER, name), (1, f"{name}, renewed")):
-            variant = dataclasses.replace(method, period=period)
-            calls[label] = cycle(Preconditioned(variant, 1e-6, with_loss=False), problem, settled=True)
+            variant = dataclasses.replace(method, period=period, early=False)
+            calls[label] = cycle(Preconditioned(variant, 1e-6, with_loss=False), problem)
     times = block_times(calls, blocks=7, **LONG)
     plain, rows, floors = times["SGD"], [], []
     for name, method, target in METHODS:
@@ -177,9 +172,8 @@ def _factors(problem: Problem) -> tuple[list[str], list[Row]]:
     method, work = Kfac(DAMPING), Workspace(problem.net, len(problem.x), np.float32)
     state = [method.init(problem.net, np.float32)]
     vector = problem.theta.copy()
-    lazy = dataclasses.replace(method, period=NEVER, decay=0.0)
-    factors = state[0].factors._replace(batches=NEVER // 2 + 1)
-    state[0] = lazy.update(state[0]._replace(factors=factors), _statistics(problem, work))[0]
+    lazy = dataclasses.replace(method, period=NEVER, decay=0.0, early=False)
+    state[0] = lazy.update(state[0], _statistics(problem, work))[0]
 
     def factors() -> None:
         state[0] = lazy.update(state[0], _statistics(problem, work))[0]

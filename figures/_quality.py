@@ -26,7 +26,7 @@ from linnat.nonlinear.trajectories import along
 SHOWN = ("gradient", "diagonal", "unit-wise", "prong", "tonga", "online", "kfac", "kfac-tridiagonal", "ekfac")
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1)
 POINTS = (0, 10, 100)
-WAYS = {"momentum": GradientDescent(0.05, 0.9), "K-FAC": Preconditioned(Kfac(damping=1e-2), 0.1)}
+WAYS = {"momentum": GradientDescent(0.05, 0.9), "K-FAC": Preconditioned(Kfac(damping=1e-2, early=False), 0.1)}
 PLACES = (("start", 0), *((way, point) for way in WAYS for point in POINTS[1:]))
 SEEDS = 3
 

@@ -56,9 +56,9 @@ def method_of(which: int, setting: tuple[float, ...]) -> Any:
         return Adam(setting[0], with_loss=False)
     rate, damping = setting
     inner = (
-        OnlineNaturalGradient(damping=damping, period=10, strategy="cholesky")
+        OnlineNaturalGradient(damping=damping, period=10, strategy="cholesky", early=False)
         if which == 3
-        else Kfac(damping=damping, period=10)
+        else Kfac(damping=damping, period=10, early=False)
     )
     return Preconditioned(inner, rate)
 

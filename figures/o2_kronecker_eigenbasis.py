@@ -119,7 +119,7 @@ def taken(net: Network, theta: Array, x: Array, y: Array) -> Statistics:
 
 def fresh(net: Network, period: int) -> Watcher:
     """Return a watcher before the first minibatch."""
-    method = Ekfac(period=period, decay=0.95)
+    method = Ekfac(period=period, decay=0.95, early=False)
     return Watcher(method, method.init(net), ())
 
 

@@ -68,7 +68,7 @@ def measure(quick: bool) -> dict[str, Array]:
     marks, seeds = (MARKS[:6], 2) if quick else (MARKS, 3)
 
     def run(place: int, rate: float, damping: float, period: int, seed: int, at: tuple[int, ...]) -> Seen:
-        inner = MAKE[place](damping=damping, period=period)
+        inner = MAKE[place](damping=damping, period=period, early=False)
         return watch(
             Preconditioned(inner, rate, targets="data"),
             net,

@@ -62,7 +62,7 @@ def measure(quick: bool) -> dict[str, Array]:
 
 def _trained(net: Network, x: Array, y: Array) -> tuple[Array, Array]:
     """Return the parameters after 50 and after 100 updates."""
-    method, rng = Preconditioned(Kfac(damping=1e-2), 0.1), np.random.default_rng(0)
+    method, rng = Preconditioned(Kfac(damping=1e-2, early=False), 0.1), np.random.default_rng(0)
     state, kept = method.init(net, initial(net, "glorot", rng=0)), []
     for update in range(1, UPDATES + 1):
         chosen = rng.choice(len(x), 100, replace=False)

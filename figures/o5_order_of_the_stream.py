@@ -76,7 +76,7 @@ def method_of(which: int, rate: float) -> Any:
         return TruncatedNewton(iterations=20, damping=0.3, adapt=False, rate=rate)
     if which == 1:
         return GradientDescent(rate, with_loss=False)
-    return Preconditioned(Kfac(damping=0.1, period=5), rate)
+    return Preconditioned(Kfac(damping=0.1, period=5, early=False), rate)
 
 
 def learn(method: Any, state: Any, segment: tuple[Array, Array], batch: int, seed: int) -> Any:

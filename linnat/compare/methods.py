@@ -214,12 +214,12 @@ KRONECKER: Settings = {
     "rate": 0.3,
     "halving": 0,
     "momentum": 0.9,
-    "damping": 0.1,
+    "damping": 0.01,
     "decay": 0.95,
     "period": 20,
     "every": 1,
     "bound": 0.1,
-    "trust": 1.0,
+    "trust": 0.1,
     "adapt": 5,
     "batch": 200,
     "doubling": 0,
@@ -228,8 +228,8 @@ SMALL = Choice((50, 100, 200, 500))
 LARGE = Choice((200, 500, 1000))
 NATURAL: Space = {
     "rate": Range(0.01, 1.0),  # of "clipped"
-    "damping": Range(1e-3, 1.0),
-    "batch": Choice((100, 200, 500, 1000)),
+    "damping": Range(1e-4, 0.3),
+    "batch": Choice((200, 500, 1000)),
     "rule": Choice(("fitted", "clipped")),
 }
 

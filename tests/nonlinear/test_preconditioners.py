@@ -254,15 +254,16 @@ def test_woodbury_follows_the_averages_and_repairs_itself() -> None:
 
 
 @pytest.mark.parametrize("method", ALL, ids=lambda m: type(m).__name__)
-def test_averages_are_means_and_then_windows(method: Any) -> None:
+@pytest.mark.parametrize("early", [False, True])
+def test_averages_are_means_and_then_windows(early: bool, method: Any) -> None:
     net, theta, x, _, rng = multilayer(0)
-    method = dataclasses.replace(method, decay=0.75)
+    method = dataclasses.replace(method, decay=0.75, early=early)
     state, seen = method.init(net), []
     for k in range(6):
         batch = minibatch(net, theta, x, rng)
         seen.append(batch.errors[1].T @ batch.errors[1] / batch.rows)
         state, info = method.update(state, batch)
-        assert info.refreshed == (k in (0, 1, 3))
+        assert info.refreshed == (k in ((0, 1, 3) if early else (0,)))
         if k == 3:
             mean = sum(seen) / 4
             assert np.abs(state.factors.outputs[1] - mean).max() <= tolerances.product(float, 30)

@@ -73,19 +73,19 @@ def averaged(factors: Factors, statistics: Statistics, decay: float, *, fresh: b
     return factors._replace(batches=count)
 
 
-def is_due(batches: int, period: int) -> bool:
+def is_due(batches: int, period: int, early: bool) -> bool:
     """Return whether what is made of running averages is made anew with the next minibatch, after `batches` of them.
 
-    Every `period` minibatches, and in the first period with minibatches 1, 2, 4, 8, … too: the average of one minibatch
-    misses directions of the others, and where it does the inverse knows its damping alone.
+    Every `period` minibatches, and if `early` in the first period with minibatches 1, 2, 4, 8, … too: the average of
+    one minibatch misses directions of the others, and where it does the inverse knows its damping alone.
 
     Examples
     --------
-    >>> [batches + 1 for batches in range(50) if is_due(batches, 20)]
+    >>> [batches + 1 for batches in range(50) if is_due(batches, 20, True)]
     [1, 2, 4, 8, 16, 21, 41]
     """
     number = batches + 1
-    return batches % period == 0 or (batches < period and number & (number - 1) == 0)
+    return batches % period == 0 or (early and batches < period and number & (number - 1) == 0)
 
 
 def copied(factors: Factors) -> Factors:

@@ -67,11 +67,14 @@ class Ekfac:
     decay : float
         Largest weight of the past in running averages, of factors and second moments; 0 takes the last minibatch alone.
     period : int
-        Updates between eigendecompositions, and in the first period with updates 1, 2, 4, 8, … too.
+        Updates between eigendecompositions.
     moments : "rows" or "mean"
         Where s comes from: the squares of every row's gradient (two products of the layer's size), or the square of
         the mean gradient times the number of rows (EKFAC-ra: cheaper, noisier, and biased by the square of the
         gradient where that is not small against its noise).
+    early : bool
+        Whether the first period has renewals with updates 1, 2, 4, 8, … too: the average of one minibatch lacks
+        directions of the next.
 
     Raises
     ------
@@ -92,6 +95,7 @@ class Ekfac:
     decay: float = 0.95
     period: int = 50
     moments: str = "rows"
+    early: bool = True
 
     def __post_init__(self) -> None:
         as_scalar(self.damping, "damping", low=0.0, open_low=True)
@@ -109,7 +113,7 @@ class Ekfac:
         With the bases the running average of s is carried over: in the new bases the best guess from the factors
         alone, K-FAC's a gᵀ, starts a new average.
         """
-        due = is_due(state.factors.batches, self.period)
+        due = is_due(state.factors.batches, self.period, self.early)
         state = state._replace(factors=averaged(state.factors, statistics, self.decay, fresh=due))
         if due:
             state = self.renewed(state)

@@ -56,9 +56,12 @@ class Kfac:
     decay : float
         Largest weight of the past in the running averages; 0 forgets everything but the last minibatch.
     period : int
-        Updates between refreshes of the inverses, and in the first period with updates 1, 2, 4, 8, … too.
+        Updates between refreshes of the inverses.
     balanced : bool
         Whether the damping is divided between the factors by π_i = √((tr A_i/dim)/(tr G_i/dim)); otherwise π_i = 1.
+    early : bool
+        Whether the first period has renewals with updates 1, 2, 4, 8, … too: the average of one minibatch lacks
+        directions of the next.
 
     Raises
     ------
@@ -80,6 +83,7 @@ class Kfac:
     decay: float = 0.95
     period: int = 20
     balanced: bool = True
+    early: bool = True
 
     def __post_init__(self) -> None:
         as_scalar(self.damping, "damping", low=0.0, open_low=True)
@@ -92,7 +96,7 @@ class Kfac:
 
     def update(self, state: KfacState, statistics: Statistics) -> tuple[KfacState, Info]:
         """Return the state after a minibatch, and whether the inverses were refreshed."""
-        due = is_due(state.factors.batches, self.period)
+        due = is_due(state.factors.batches, self.period, self.early)
         state = state._replace(factors=averaged(state.factors, statistics, self.decay, fresh=due))
         return (state if not due else self.refreshed(state)), Info(due)
 

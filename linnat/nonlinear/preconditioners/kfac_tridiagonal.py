@@ -82,7 +82,10 @@ class KfacTridiagonal:
     decay : float
         Largest weight of the past in the running averages.
     period : int
-        Updates between refreshes of the chain, and in the first period with updates 1, 2, 4, 8, … too.
+        Updates between refreshes of the chain.
+    early : bool
+        Whether the first period has renewals with updates 1, 2, 4, 8, … too: the average of one minibatch lacks
+        directions of the next.
 
     Raises
     ------
@@ -102,6 +105,7 @@ class KfacTridiagonal:
     damping: float = 1e-2
     decay: float = 0.95
     period: int = 20
+    early: bool = True
 
     def __post_init__(self) -> None:
         as_scalar(self.damping, "damping", low=0.0, open_low=True)
@@ -123,7 +127,7 @@ class KfacTridiagonal:
 
     def update(self, state: TridiagonalState, statistics: Statistics) -> tuple[TridiagonalState, Info]:
         """Return the state after a minibatch, and whether the chain was refreshed."""
-        due = is_due(state.factors.batches, self.period)
+        due = is_due(state.factors.batches, self.period, self.early)
         factors = averaged(state.factors, statistics, self.decay, fresh=due)
         if due:  # what may fail below must leave the state
             between = tuple((a.copy(), g.copy()) for a, g in state.between)

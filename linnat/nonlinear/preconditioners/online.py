@@ -87,8 +87,7 @@ class OnlineNaturalGradient:
     decay : float
         Largest weight of the past in the running averages.
     period : int
-        Minibatches between refreshes, for "cholesky" and "eigen"; between checks of the drift, for "woodbury"; in the
-        first period with minibatches 1, 2, 4, 8, … too.
+        Minibatches between refreshes, for "cholesky" and "eigen"; between checks of the drift, for "woodbury".
     strategy : "cholesky", "eigen" or "woodbury"
     cutoff : float
         For "eigen": share of √λ up to which eigenvalues are left out, with a relative error of at most as much in those
@@ -97,6 +96,9 @@ class OnlineNaturalGradient:
         m, for "woodbury": coordinates damped with each minibatch.
     tolerance : float
         Residual ‖(M P − I)w‖/‖w‖ on random vectors beyond which "woodbury" makes its inverse anew.
+    early : bool
+        Whether the first period has renewals with updates 1, 2, 4, 8, … too: the average of one minibatch lacks
+        directions of the next.
 
     Raises
     ------
@@ -120,6 +122,7 @@ class OnlineNaturalGradient:
     cutoff: float = 0.1
     coordinates: int = 8
     tolerance: float = 1e-3
+    early: bool = True
     _probes: int = field(default=4, repr=False)
 
     def __post_init__(self) -> None:
@@ -148,7 +151,7 @@ class OnlineNaturalGradient:
 
     def update(self, state: OnlineState, statistics: Statistics) -> tuple[OnlineState, Info]:
         """Return the state after a minibatch, and whether inverses were made anew."""
-        due = is_due(state.factors.batches, self.period)
+        due = is_due(state.factors.batches, self.period, self.early)
         if self.strategy == "woodbury":
             return self._corrected(state, statistics, due)
         state = state._replace(factors=averaged(state.factors, statistics, self.decay, fresh=due))

@@ -74,10 +74,13 @@ class Prong:
     decay : float
         Largest weight of the past in the running moments; 0 takes the last minibatch alone, as published.
     period : int
-        T, updates between changes of coordinates, and in the first period with updates 1, 2, 4, 8, … too.
+        T, updates between changes of coordinates.
     scale : "none", "batch" or "fisher"
         Of the outputs: none is PRONG, the others PRONG⁺. "batch" needs statistics that carry the parameters, as those
         of `gather` do.
+    early : bool
+        Whether the first period has renewals with updates 1, 2, 4, 8, … too: the average of one minibatch lacks
+        directions of the next.
 
     Raises
     ------
@@ -98,6 +101,7 @@ class Prong:
     decay: float = 0.95
     period: int = 100
     scale: str = "none"
+    early: bool = True
 
     def __post_init__(self) -> None:
         as_scalar(self.epsilon, "epsilon", low=0.0, open_low=True)
@@ -111,7 +115,7 @@ class Prong:
 
     def update(self, state: ProngState, statistics: Statistics) -> tuple[ProngState, Info]:
         """Return the state after a minibatch, and whether the coordinates changed."""
-        due = is_due(state.factors.batches, self.period)
+        due = is_due(state.factors.batches, self.period, self.early)
         if due and self.scale == "batch" and statistics.theta is None:
             fail("statistics", "parameters beside signals and errors, for scale='batch'", None)
         state = state._replace(factors=averaged(state.factors, statistics, self.decay, fresh=due))

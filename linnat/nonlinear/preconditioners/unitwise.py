@@ -61,7 +61,10 @@ class UnitWise:
         Largest weight of the past in the running averages.
     kind : "full" or "quasi-diagonal"
     period : int
-        Updates between factorisations, for "full", and in the first period with updates 1, 2, 4, 8, … too.
+        Updates between factorisations, for "full".
+    early : bool
+        Whether the first period has renewals with updates 1, 2, 4, 8, … too: the average of one minibatch lacks
+        directions of the next.
 
     Examples
     --------
@@ -79,6 +82,7 @@ class UnitWise:
     decay: float = 0.95
     kind: str = "quasi-diagonal"
     period: int = 20
+    early: bool = True
 
     def __post_init__(self) -> None:
         as_scalar(self.damping, "damping", low=0.0, open_low=True)
@@ -100,7 +104,7 @@ class UnitWise:
 
     def update(self, state: UnitState, statistics: Statistics) -> tuple[UnitState, Info]:
         """Return the state after a minibatch, and whether blocks were factorised."""
-        due = is_due(state.batches, self.period)
+        due = is_due(state.batches, self.period, self.early)
         batches = state.batches + 1
         old = min(1.0 - 1.0 / batches, self.decay)
         weight = (1.0 - old) / statistics.rows
