@@ -334,8 +334,9 @@ def with_kernel(kernel: str | None, *, restart: bool = True) -> None:
     Parameters
     ----------
     kernel : None, "auto" or str
-        None changes nothing. "auto" measures, unless the variable is set already, and changes nothing where no
-        supported kernel is clearly faster. Otherwise a value of OPENBLAS_CORETYPE.
+        None changes nothing. "auto" measures, unless the variable is set already (then to a kernel whose
+        instructions the processor has, or it raises), and changes nothing where no supported kernel is clearly faster.
+        Otherwise a value of OPENBLAS_CORETYPE.
     restart : bool
         False where the program is not ours to start again: then a change that is needed raises.
 
@@ -354,7 +355,10 @@ def with_kernel(kernel: str | None, *, restart: bool = True) -> None:
     --------
     >>> with_kernel(None)
     """
-    if kernel is None or (kernel == "auto" and VARIABLE in os.environ):
+    if kernel is None:
+        return
+    if kernel == "auto" and VARIABLE in os.environ:
+        _refuse_lacking(os.environ[VARIABLE])
         return
     wanted = recommended(measure()) if kernel == "auto" else supported(kernel)
     if wanted is None or os.environ.get(VARIABLE, "").lower() == wanted.lower():
@@ -369,6 +373,20 @@ def with_kernel(kernel: str | None, *, restart: bool = True) -> None:
     if os.name == "posix":
         os.execve(sys.executable, command, environment)
     sys.exit(subprocess.run(command, env=environment, check=False).returncode)
+
+
+def _refuse_lacking(name: str) -> None:
+    """Raise for a kernel that is known to need instructions which the processor, if known, is known to lack."""
+    needed = {kernel.lower(): flags for kernel, flags in KERNELS.items()}.get(name.lower(), frozenset())
+    lacking = " ".join(sorted(needed - processor()["flags"]))
+    if lacking and processor()["flags"]:
+        found = f"{name} (lacking: {lacking})"
+        fail(
+            VARIABLE,
+            "a kernel that this processor supports",
+            found,
+            "Unset it: it stops at the first product.",
+        )
 
 
 def _time(kernel: str, size: int, known: list[tuple[str, ...]]) -> Timing:

@@ -95,6 +95,24 @@ def test_a_kernel_that_the_processor_lacks_is_never_started(
         hardware.with_kernel(name)
 
 
+def test_a_variable_that_names_a_kernel_that_the_processor_lacks_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forbid_children(monkeypatch)
+    monkeypatch.setenv(hardware.VARIABLE, "skylakex")
+    pretend(monkeypatch, "sse4_2", "popcnt", "avx", "avx2", "fma", "f16c", "bmi1", "bmi2", "movbe")
+    with pytest.raises(
+        InputError, match=r"^OPENBLAS_CORETYPE: expected a kernel .*, found skylakex \(lacking: .*avx512f"
+    ):
+        hardware.with_kernel("auto")
+    for name in ("Haswell", "NeoverseN1"):  # supported; not one of those that are known
+        monkeypatch.setenv(hardware.VARIABLE, name)
+        hardware.with_kernel("auto")
+    pretend(monkeypatch)  # flags are unknown
+    monkeypatch.setenv(hardware.VARIABLE, "SkylakeX")
+    hardware.with_kernel("auto")
+
+
 def test_an_unknown_processor_supports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch)
     forbid_children(monkeypatch)
