@@ -59,9 +59,9 @@ def test_every_setting_reaches_the_optimiser() -> None:
         before = repr((method.build(method.defaults), batch(method.defaults)))
         for name, value in method.defaults.items():
             if isinstance(value, str):
-                other = {"fitted": "clipped", "cholesky": "eigen", "rows": "mean", "fisher": "hessian"}
+                other = {"fitted": "clipped", "eigen": "cholesky", "rows": "mean", "fisher": "hessian"}
                 changed = other.get(value, "fisher")
-            elif name in ("momentum", "decay", "beta1", "beta2", "warm"):
+            elif name in ("momentum", "decay", "beta1", "beta2", "warm", "cutoff"):
                 changed = 0.123
             elif name == "adapt" and method.name == "truncated-newton":
                 changed = 0

@@ -47,7 +47,7 @@ def test_the_manifest_says_how_to_get_it_again(tmp_path: Path) -> None:
     assert content["command"] == made.plan.command()
     assert content["sha256 of the data"] == made.plan.digest
     assert content["seeds"] == [0, 1, 2]
-    assert content["settings"]["kfac"]["damping"] == 0.1
+    assert content["settings"]["kfac"]["damping"] == 0.01
     assert content["environments of the runs"] == list(made.environments)
     assert "not repeatable" in content["bit for bit"]
 
