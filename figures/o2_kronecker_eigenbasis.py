@@ -271,13 +271,13 @@ def draw(data: Data) -> Figure:
         shown = axis.imshow(picture[part, part], vmin=0, vmax=1, interpolation="nearest")
         axis.set_title(f"Correlation, {name}:\nmean {off_diagonal(picture):.2f} off the diagonal")
         axis.set(xticks=[], yticks=[], xlabel=f"{CORNER} of {whole} coordinates, layer {LAYER}")
-    figure.colorbar(shown, ax=axes[0, :2], shrink=0.8, pad=0.02)
+    figure.colorbar(shown, ax=axes[0, :2], shrink=0.8, pad=0.02, aspect=30)
     draw_summaries(axes[0, 2], data)
     for place, (axis, name) in enumerate(zip(axes[1, :2], ("K-FAC", "EKFAC"), strict=True)):
         for k, period in enumerate(PERIODS):
             band(axis, data["marks"], data["distances"][:, :, k, place], k, f"$n={period}$")
         axis.set(xlabel="updates", ylabel=r"$\|s-s^*\|/\|s^*\|$", ylim=(0, float(data["distances"].max())))
-        axis.set_title(f"Distance of the diagonal, {name}")
+        axis.set_title(f"Diagonal of {name}")
     axes[1, 1].legend(loc="upper left", ncols=3, columnspacing=0.8, handlelength=1.8)
     band(axes[1, 2], data["marks"], data["errors"][:, :, 0, 0], 0, "K-FAC, $n=1$")
     for place, name in enumerate(("K-FAC", "EKFAC")):
@@ -304,7 +304,7 @@ def draw_summaries(axis: Axes, data: Data) -> None:
             )  # fmt: skip
     top = 1.7 * float(data["summaries"][..., :2].max())
     axis.set(xlabel="updates", ylabel="mean correlation", xscale="log", ylim=(0, top))
-    axis.set_title("Off the diagonal, layers 1 to 3")
+    axis.set_title("Off the diagonal")
     axis.legend(
         fontsize=6, ncols=2, loc="upper right", handlelength=1.6, columnspacing=0.6, handletextpad=0.4
     )
