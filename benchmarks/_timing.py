@@ -6,6 +6,7 @@ while another works. Interleaving single calls of two pools would slow the refer
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -104,10 +105,11 @@ def table(title: str, rows: list[Row], before: str = "") -> str:
     width = max(52, *(len(row.name) for row in rows), 0)
     for row in rows:
         sign = "≥" if row.higher_is_better else "≤"
-        verdict = "met" if row.met else "MISSED"
         low, high = row.spread
+        promise, verdict = f"{sign} {row.target:<5g}", "  met" if row.met else "  MISSED"
+        if not math.isfinite(row.target):  # told, and nothing promised
+            promise, verdict = " " * len(promise), ""
         lines.append(
-            f"  {row.name:<{width}} {row.ratio:8.2f} [{low:.2f}, {high:.2f}]  "
-            f"{sign} {row.target:<5g} {row.unit}  {verdict}"
+            f"  {row.name:<{width}} {row.ratio:8.2f} [{low:.2f}, {high:.2f}]  {promise} {row.unit}{verdict}"
         )
     return "\n".join(lines)

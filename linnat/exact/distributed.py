@@ -165,9 +165,8 @@ def _connect(distributed: Any, where: Any, timeout: float, opened: contextlib.Ex
                     lambda: asyncio.run(asyncio.wait_for(_knock(distributed, where, timeout), timeout))
                 ).result()
         client = distributed.Client(where, timeout=timeout, set_as_default=False)
-    except (
-        Exception
-    ) as error:  # another server's first bytes are read as lengths: a MemoryError, a struct.error, …
+    except Exception as error:
+        # Another server's first bytes are read as lengths: a MemoryError, a struct.error, …
         found = "a server of another kind"
         if isinstance(error, OSError):
             found = f"no answer within {timeout:g} s"

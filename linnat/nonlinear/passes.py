@@ -24,7 +24,7 @@ import numpy as np
 from linnat._checks import Array, as_rows, fail
 from linnat.nonlinear._crew import each, members, shares
 from linnat.nonlinear._rooms import room
-from linnat.nonlinear.activations import activate, multiply_by_bend, multiply_by_slope
+from linnat.nonlinear.activations import BLOCK, activate, multiply_by_bend, multiply_by_slope
 from linnat.nonlinear.network import Network
 
 
@@ -216,8 +216,14 @@ def _piece(
     np.matmul(signal[:, rows.start : rows.start + len(inner)].T, error, out=inner)
     if last:
         np.add.reduce(error, axis=0, out=piece[-1])
-    flat = piece.reshape(-1)
-    return float(np.vdot(flat, flat)), 0.0 if visit is None else visit(part, flat)
+    flat, visited = piece.reshape(-1), 0.0
+    square = float(np.vdot(flat, flat))
+    if visit is not None:
+        # In blocks that stay in the cache: a visit walks over them several times.
+        for start in range(0, len(flat), BLOCK):
+            block = flat[start : start + BLOCK]
+            visited += visit(slice(part.start + start, part.start + start + len(block)), block)
+    return square, visited
 
 
 def vector_jacobian_product(net: Network, theta: Array, work: Workspace, cotangents: Array) -> Array:

@@ -6,7 +6,6 @@ in Kingma and Ba (2015), algorithm 1, with its bias corrections.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -190,14 +189,10 @@ class Rmsprop:
             scratch *= 1.0 - self.decay
             second *= self.decay
             second += scratch
-            np.sqrt(second, out=scratch)
-            scratch += self.epsilon
-            np.divide(gradient, scratch, out=scratch)
-            scratch *= rate
-            state.theta[part] -= scratch
-            return float(np.vdot(scratch, scratch))
+            scratch[...] = second
+            return _divide(state.theta[part], gradient, scratch, self.epsilon, rate)
 
-        args = (batch.x, batch.y, work, by_blocks(visit))
+        args = (batch.x, batch.y, work, visit)
         value, square, length = step_through(state.net, state.theta, *args, with_loss=self.with_loss)
         return state._replace(updates=state.updates + 1, work=work), Report(value, square**0.5, length**0.5)
 
@@ -271,14 +266,9 @@ class Adam:
                 new *= 1.0 - decay
                 moment += new
             np.divide(second, 1.0 - self.beta2**count, out=scratch)
-            np.sqrt(scratch, out=scratch)
-            scratch += self.epsilon
-            np.divide(first, scratch, out=scratch)
-            scratch *= rate
-            state.theta[part] -= scratch
-            return float(np.vdot(scratch, scratch))
+            return _divide(state.theta[part], first, scratch, self.epsilon, rate)
 
-        args = (batch.x, batch.y, work, by_blocks(visit))
+        args = (batch.x, batch.y, work, visit)
         value, square, length = step_through(state.net, state.theta, *args, with_loss=self.with_loss)
         return state._replace(updates=count, work=work), Report(value, square**0.5, length**0.5)
 
@@ -307,17 +297,14 @@ def advance(theta: Array, velocity: Array, direction: Array, rate: float, moment
     return float(walk(len(theta), visit, BLOCK) ** 0.5)
 
 
-def by_blocks(visit: Callable[[slice, Array], float]) -> Callable[[slice, Array], float]:
-    """Return a visit that is made in blocks which stay in the cache, for visits that walk over them many times."""
-
-    def inner(part: slice, piece: Array) -> float:
-        total = 0.0
-        for start in range(0, len(piece), BLOCK):
-            block = piece[start : start + BLOCK]
-            total += visit(slice(part.start + start, part.start + start + len(block)), block)
-        return total
-
-    return inner
+def _divide(theta: Array, numerator: Array, scratch: Array, epsilon: float, rate: float) -> float:
+    """Set θ ← θ − ε n/(√s + ϵ) for s in scratch, which is overwritten; return the square of the step."""
+    np.sqrt(scratch, out=scratch)
+    scratch += epsilon
+    np.divide(numerator, scratch, out=scratch)
+    scratch *= rate
+    theta -= scratch
+    return float(np.vdot(scratch, scratch))
 
 
 def _ahead(theta: Array, velocity: Array, momentum: float, out: Array) -> None:
