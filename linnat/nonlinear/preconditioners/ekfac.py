@@ -45,15 +45,12 @@ class EkfacState(NamedTuple):
         (U_A, U_G) of each layer; empty before the first minibatch.
     moments : tuple of arrays (n_{i−1} + 1, n_i)
         s of each layer.
-    averaged : int
-        Minibatches in the running average of s since the bases were renewed.
     """
 
     net: Network
     factors: Factors
     bases: tuple[tuple[Array, Array], ...]
     moments: tuple[Array, ...]
-    averaged: int
 
 
 @dataclass(frozen=True)
@@ -105,40 +102,36 @@ class Ekfac:
 
     def init(self, net: Network, dtype: Any = np.float64) -> EkfacState:
         """Return the state before the first minibatch."""
-        return EkfacState(net, empty(net, as_dtype(dtype)), (), (), 0)
+        return EkfacState(net, empty(net, as_dtype(dtype)), (), ())
 
     def update(self, state: EkfacState, statistics: Statistics) -> tuple[EkfacState, Info]:
-        """Return the state after a minibatch, and whether the eigenbases were renewed.
-
-        With the bases the running average of s is carried over: in the new bases the best guess from the factors
-        alone, K-FAC's a gᵀ, starts a new average.
-        """
-        due = is_due(state.factors.batches, self.period, self.early)
+        """Return the state after a minibatch, and whether the eigenbases were renewed; then s is carried over."""
+        seen = state.factors.batches
+        due = is_due(seen, self.period, self.early)
         state = state._replace(factors=averaged(state.factors, statistics, self.decay, fresh=due))
         if due:
             state = self.renewed(state)
-        count = state.averaged + 1
-        # The guess that starts an average counts as one minibatch, except before anything is known.
-        known = 1 if state.factors.batches > 1 else 0
-        old = min(1.0 - 1.0 / (count + known), self.decay)
+        old = min(1.0 - 1.0 / (seen + 1), self.decay)
         costs = [2.0 * statistics.rows * moments.size for moments in state.moments]
         tasks = [
             partial(self._absorb, state, statistics, i, moments, old)
             for i, moments in enumerate(state.moments)
         ]
         each(tasks, members(sum(costs)), costs)
-        return state._replace(averaged=count), Info(due)
+        return state, Info(due)
 
     def renewed(self, state: EkfacState) -> EkfacState:
-        """Return the state with eigenbases of the present factors, and K-FAC's second moments in them."""
-        found = of_factors(state.factors, lambda k, matrix, name: np.linalg.eigh(matrix))
-        bases = tuple((inner.eigenvectors, outer.eigenvectors) for inner, outer in found)
-        # Rounding can make eigenvalues of a semi-definite matrix negative; second moments are not.
-        moments = tuple(
-            np.maximum(inner.eigenvalues, 0.0)[:, None] * np.maximum(outer.eigenvalues, 0.0)
-            for inner, outer in found
-        )
-        return state._replace(bases=bases, moments=moments, averaged=0)
+        """Return the state with eigenbases of the present factors, and the second moments carried over into them."""
+        pairs = of_factors(state.factors, lambda k, matrix, name: np.linalg.eigh(matrix).eigenvectors)
+        if not state.bases:
+            sides = zip(state.factors.inputs, state.factors.outputs, strict=True)
+            return state._replace(
+                bases=pairs, moments=tuple(np.zeros((len(a), len(g)), a.dtype) for a, g in sides)
+            )
+        layers = list(zip(state.moments, state.bases, pairs, strict=True))
+        costs = [2.0 * moments.size * sum(moments.shape) for moments in state.moments]
+        moments = each([partial(carried, *layer) for layer in layers], members(sum(costs)), costs)
+        return state._replace(bases=pairs, moments=tuple(moments))
 
     def _absorb(
         self, state: EkfacState, statistics: Statistics, layer: int, moments: Array, old: float
@@ -186,3 +179,22 @@ class Ekfac:
             np.matmul(half, right.T, out=part)
 
         return by_layers(state.net, gradient, out, layer)
+
+
+def carried(moments: Array, old: tuple[Array, Array], new: tuple[Array, Array]) -> Array:
+    """Return second moments (p, q) in new bases from those in old ones: (C_A∘C_A)ᵀ s (C_G∘C_G), C = U_oldᵀ U_new.
+
+    It is the diagonal, in the new basis, of the matrix that s says in the old one. Its sum stays, and nothing becomes
+    negative; what was off the old diagonal stays unknown, so that s becomes flatter the more the basis has turned.
+
+    Examples
+    --------
+    >>> turned = np.array([[0.0, 1.0], [1.0, 0.0]])
+    >>> carried(np.array([[4.0], [9.0]]), (np.eye(2), np.eye(1)), (turned, np.eye(1)))
+    array([[9.],
+           [4.]])
+    """
+    inner, outer = (before.T @ after for before, after in zip(old, new, strict=True))
+    inner *= inner
+    outer *= outer
+    return np.asarray(inner.T @ moments @ outer)
