@@ -31,6 +31,7 @@ from linnat.exact.kernel import (
     qr_cost,
 )
 from linnat.exact.network import Direction, LinearNetwork
+from linnat.exact.remainder import remainder
 from linnat.exact.staircase import (
     bare_error,
     change_of_total,
@@ -47,11 +48,15 @@ from linnat.linalg.memory import refuse_beyond_memory
 from linnat.linalg.solve import symmetric_sylvester
 
 METHODS = ("auto", "kernel-qr", "kernel-lsqr", "range-lsqr")
-QR_FLOPS = 2.5e5  # times n L³, like the time that the iterations take: below, a factorisation is faster
+# An iteration of LSQR takes as long as so many flops of a QR for each layer, and as so many times n³ more.
+CALLS, PRODUCTS = 7.5e5, 30.0
+EASY = 20  # iterations, and two more for each layer: what well-conditioned layers take
 TOLERANCE = 256.0  # times eps
 DEEP = 6  # layers, from which on LSQR on J first makes up for itself
 ON_RANGE = 1000  # iterations of it, at most
 RESTARTS = 4
+INDUCED = 1e-8  # relative error of the induced change, up to which nothing is refined unless asked for
+GAIN = 1e4  # more than two steps of refinement ever make it better
 
 
 class Solution(NamedTuple):
@@ -88,7 +93,7 @@ class Options(NamedTuple):
 
     method: str = "auto"
     limit: int = 20_000
-    refinements: int = 0
+    refinements: int | None = None
 
 
 Solver = Callable[[Problem, Chains], tuple[Found, Array]]
@@ -102,7 +107,7 @@ def solve_minimum_norm(
     method: str = "auto",
     tol: float | None = None,
     max_iterations: int = 20_000,
-    refinements: int = 0,
+    refinements: int | None = None,
     rtol: float | None = None,
 ) -> Solution:
     """Return the minimum-norm natural gradient with the method, the residuals and the rank (statement N3).
@@ -114,18 +119,19 @@ def solve_minimum_norm(
         Leading axes of both broadcast.
     method : "auto", "kernel-qr", "kernel-lsqr" or "range-lsqr"
         The null space of J is projected out by a QR of it, layer by layer, or by LSQR, matrix-free; or LSQR on J
-        itself. By default two layers are a Sylvester equation, and more "kernel-qr" while it takes fewer than
-        2.5e5 n L³ flops (n the mean width: up to 15 for L = 6, 26 for L = 24), "kernel-lsqr" beyond, and
-        "kernel-qr" again where that does not converge and the factors fit into memory; no iteration for one
-        layer, two, or balanced ones. One layer is solved directly, whatever is asked for.
+        itself. By default two layers are a Sylvester equation, balanced ones a division, and others "kernel-lsqr" for
+        half as long as "kernel-qr" would take, and then that, if its factors fit into memory ("kernel-lsqr" up to
+        `max_iterations` otherwise); "kernel-qr" at once where this is no longer than 20 + 2 L iterations (n up to 14
+        for L = 6, 9 for L = 24). One layer is solved directly, whatever is asked for.
     tol : float, optional
         LSQR stops when the part of v along any unit null direction is at most tol ‖v‖; 256 eps by default.
     max_iterations : int
-    refinements : int
-        Steps of iterative refinement of the residual, where the null space is projected out. It brings `residual` to
-        its floor eps ‖J‖‖v‖ / ‖Ẽ‖, often by a factor 2 only; the direction itself is then only right to eps
-        κ(J), 1e2 to 1e8 times less than before where κ(J) ≥ 1e6: a small residual and a right direction are
-        two things.
+    refinements : int, optional
+        Steps of iterative refinement, where the null space is projected out, by remainders to twice the working
+        precision. A step brings `residual` to its floor eps ‖J‖‖v‖ / ‖Ẽ‖, 3 to 100 times lower, and the direction
+        nearer to the shortest one too, while κ(J) is below about 1e12. By default none where the residual is below
+        1e-8 or in single precision, and up to two where they bring it below, κ(J) between about 1e7 and 1e10: the
+        induced change is right to 1e-8 wherever a direction in double precision can say it so well.
     rtol : float, optional
         See `natural_gradient`.
 
@@ -195,7 +201,9 @@ def solve_minimum_norm(
     """
     as_choice(method, "method", METHODS)
     options = Options(
-        method, as_count(max_iterations, "max_iterations"), as_count(refinements, "refinements", low=0)
+        method,
+        as_count(max_iterations, "max_iterations"),
+        None if refinements is None else as_count(refinements, "refinements", low=0),
     )
     problem, batch = make_problem(net, task)
     eps = float(np.finfo(net.dtype).eps)
@@ -250,15 +258,42 @@ def shortest(problem: Problem, chains: Chains, options: Options, tol: float) -> 
     if _takes_qr(kernel, method):
         found = Found(_project_by_qr(kernel, _particular(problem, chains)), "kernel-qr")
     else:
-        start = _start(problem, chains, tol, options.limit)
-        limit = max(options.limit - int(np.max(start.iterations)), 1)
-        found = _project(kernel, start.pieces, method, tol, limit)
+        start = _start(problem, chains, tol, _patience(kernel, method, options.limit))
+        found = _project(kernel, start.pieces, method, tol, options.limit, int(np.max(start.iterations)))
         found = found._replace(iterations=found.iterations + start.iterations)
+    if options.refinements is None:
+        return _refined_where_it_serves(problem, chains, kernel, found, options, tol)
     for _ in range(options.refinements):
-        left = bare_error(problem, chains) - _response(problem, chains, found.pieces)
-        longer = _add(found.pieces, _particular(problem, chains, left))
-        again = _project(kernel, longer, method, tol, options.limit)
-        found = again._replace(iterations=found.iterations + again.iterations)
+        found = _refined(problem, chains, kernel, found, options, tol)
+    return found
+
+
+def _refined(
+    problem: Problem, chains: Chains, kernel: Kernel, found: Found, options: Options, tol: float
+) -> Found:
+    """Return the solution after a step of iterative refinement."""
+    left = remainder(problem, found.pieces, bare_error(problem, chains), _inputs(problem, chains))
+    longer = _add(found.pieces, _particular(problem, chains, left))
+    again = _project(kernel, longer, options.method, tol, options.limit)
+    return again._replace(iterations=found.iterations + again.iterations)
+
+
+def _refined_where_it_serves(
+    problem: Problem, chains: Chains, kernel: Kernel, found: Found, options: Options, tol: float
+) -> Found:
+    """Return the solution, refined where the induced change is not right to INDUCED and two steps make it so."""
+    residual, refined = _residual(problem, chains, found.pieces), found
+    missed = (residual > INDUCED) & (residual < GAIN * INDUCED)
+    for _ in range(2):
+        if not missed.any() or problem.factor.dtype != np.float64:
+            break
+        refined = _refined(problem, chains, kernel, refined, options, tol)
+        mended = missed & (_residual(problem, chains, refined.pieces) <= INDUCED)
+        pieces = [
+            np.where(mended[..., None, None], b, a) for a, b in zip(found.pieces, refined.pieces, strict=True)
+        ]
+        counts = np.where(mended, refined.iterations, found.iterations)
+        found, missed = Found(pieces, found.method, counts), missed & ~mended
     return found
 
 
@@ -271,11 +306,20 @@ def _two_layers(problem: Problem, chains: Chains) -> list[Array]:
 
 
 def _takes_qr(kernel: Kernel, method: str) -> bool:
-    """Return whether the factorisation is asked for, or left to choose and cheaper than iterations."""
+    """Return whether the factorisation is asked for, or left to choose and cheaper than the fewest iterations."""
+    return method == "kernel-qr" or (method == "auto" and _worth(kernel) < EASY + 2 * len(kernel.frames))
+
+
+def _patience(kernel: Kernel, method: str, limit: int) -> int:
+    """Return after how many iterations the factorisation is tried."""
+    return min(limit, _worth(kernel)) if method == "auto" else limit
+
+
+def _worth(kernel: Kernel) -> int:
+    """Return how many iterations of LSQR take half as long as the factorisation."""
     depth = len(kernel.frames)
     width = math.sqrt(kernel.size / (depth - 1))
-    cheap = qr_cost(kernel)[0] < QR_FLOPS * width * depth**3
-    return method == "kernel-qr" or (method == "auto" and cheap)
+    return int(qr_cost(kernel)[0] / (2.0 * depth * (CALLS + PRODUCTS * width**3)))
 
 
 def _start(problem: Problem, chains: Chains, tol: float, limit: int) -> Found:
@@ -305,19 +349,29 @@ def _length(pieces: list[Array]) -> Array:
     return np.asarray(np.linalg.norm(np.stack([frobenius(v) for v in pieces]), axis=0))
 
 
-def _project(kernel: Kernel, start: list[Array], method: str, tol: float, limit: int) -> Found:
-    """Project on the complement of the null space: by the method asked for, or by the cheaper one that succeeds."""
+def _project(
+    kernel: Kernel, start: list[Array], method: str, tol: float, limit: int, spent: int = 0
+) -> Found:
+    """Project on the complement of the null space: by the method asked for, or by the cheaper one that succeeds.
+
+    `spent` iterations were made before.
+    """
     if _takes_qr(kernel, method):
         return Found(_project_by_qr(kernel, start), "kernel-qr")
+    first = max(_patience(kernel, method, limit) - spent, 1)
     try:
-        return _project_by_lsqr(kernel, start, tol, limit)
+        return _project_by_lsqr(kernel, start, tol, first)
     except ConvergenceError as error:
-        if method != "auto":
+        if method == "kernel-lsqr":
             raise
         try:
             return Found(_project_by_qr(kernel, start), "kernel-qr")
         except InputError:  # it does not fit into memory
-            raise error from None
+            if first + spent >= limit:
+                raise error from None
+            estimate: Sequence[Array] = error.estimate  # type: ignore[assignment]
+    found = _project_by_lsqr(kernel, [-p for p in estimate], tol, limit - spent - first)
+    return found._replace(iterations=found.iterations + first)
 
 
 def _particular(problem: Problem, chains: Chains, error: Array | None = None) -> list[Array]:
@@ -396,9 +450,12 @@ def _residual(problem: Problem, chains: Chains, pieces: list[Array]) -> Array:
 
 def _response(problem: Problem, chains: Chains, pieces: list[Array]) -> Array:
     """Return the change of the total weight like `bare_error`."""
-    if chains.right.links[0] is None:
-        return change_of_total(problem, pieces, None)
-    return change_of_total(problem, pieces, problem.factor[..., : chains.right.ranks[0]])
+    return change_of_total(problem, pieces, _inputs(problem, chains))
+
+
+def _inputs(problem: Problem, chains: Chains) -> Array | None:
+    """Return what `bare_error` is an error on: the columns of F, or None for all inputs."""
+    return None if chains.right.links[0] is None else problem.factor[..., : chains.right.ranks[0]]
 
 
 def _tilt(problem: Problem, pieces: list[Array]) -> Array:
