@@ -6,8 +6,8 @@ value decompositions) and of more (LSQR on the null space of J, or one QR of it 
 pseudo-inverse of J, against the width and against the depth, each as far as some seconds go. Every curve is measured
 in a process of its own with one thread, sizes ascending: the least of several times, and by how much the peak of the
 resident memory exceeds what the process held before its first call. Exponents are slopes of the upper half of a curve,
-with standard errors; what is below a mebibyte of memory is not shown. A step in the curve of the depth is where the
-automatic choice goes over from LSQR to the QR: no power law, and its standard error says so.
+with standard errors; what is below a mebibyte of memory is not shown. Where the automatic choice takes LSQR for some
+sizes of a curve, the exponents are LSQR's, and filled markers are the sizes that the QR takes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ STATEMENTS = ("N2", "N3")
 
 MEBIBYTE = 2.0**20
 REPEAT = 0.3  # seconds for each size, or one run
-BUDGET = 25.0  # seconds for each curve
+BUDGET = 900.0  # seconds for each curve
 QUICK = 4  # sizes: whatever the machine does besides, a quick run measures the same
 
 
@@ -105,7 +105,7 @@ def measure(quick: bool) -> dict[str, Array]:
             for key in KEYS:
                 data[key][place, j] = point[key]
         print(f"    {CURVES[place].name}: {int(np.isfinite(data['seconds'][place]).sum())} sizes", flush=True)
-    fits = [[fit(place, data[key][place]) for key in ("seconds", "bytes")] for place in range(len(CURVES))]
+    fits = [[fit(data, place, key) for key in ("seconds", "bytes")] for place in range(len(CURVES))]
     data["exponents"], data["errors"] = np.moveaxis(np.array(fits), -1, 0)
     data["full"] = np.array(not quick)
     settings = [f"{k}={os.environ.get(k, '')}" for k in ("OPENBLAS_CORETYPE",)]
@@ -212,10 +212,16 @@ def resident(word: str) -> float:
     return float(peak if sys.platform == "darwin" else 1024 * peak)
 
 
-def fit(place: int, values: Array) -> tuple[float, float]:
+def by_iterations(data: Data, place: int) -> Array:
+    """Return which sizes of a curve count for its exponents: those of the iterations, where there are any."""
+    counts = data["iterations"][place]
+    return np.asarray(counts > 0 if np.nansum(counts) > 0 else np.isfinite(counts))
+
+
+def fit(data: Data, place: int, key: str) -> tuple[float, float]:
     """Return the slope in log–log of the upper half of what was measured, and its standard error; NaN for too few."""
-    sizes = np.array(CURVES[place].sizes, dtype=float)
-    seen = np.flatnonzero(np.isfinite(values[: len(sizes)]))
+    values, sizes = data[key][place], np.array(CURVES[place].sizes, dtype=float)
+    seen = np.flatnonzero(by_iterations(data, place)[: len(sizes)])
     if len(seen) < 4:
         return np.nan, np.nan
     upper = seen[len(seen) // 2 :]
@@ -237,7 +243,7 @@ def check(data: Data) -> None:
     for place, curve in enumerate(CURVES):
         residuals = data["residuals"][place, measured[place]]
         claim(f"{curve.name}: ‖induced change − error‖/‖error‖", residuals, at_most=1e-8)
-        again = np.array([fit(place, data[key][place]) for key in ("seconds", "bytes")])[:, 0]
+        again = np.array([fit(data, place, key) for key in ("seconds", "bytes")])[:, 0]
         stored = data["exponents"][place]
         same = np.nan_to_num(np.abs(again - stored)) + (np.isnan(again) != np.isnan(stored))
         claim(f"{curve.name}: stored exponents against a new fit", same, at_most=1e-9)
@@ -293,6 +299,9 @@ def _curve(axis: Axes, data: Data, place: int, key: str, row: int) -> None:
     law = f": ${slope:.2f} \\pm {error:.2f}$" if np.isfinite(slope) else ""
     axis.plot(sizes, shown, ls=DASHES[look], marker=MARKERS[look], color=SERIES[look], mfc="white", lw=1.2, ms=4,
               label=curve.name + law)  # fmt: skip
+    counted = by_iterations(data, place)[: len(curve.sizes)][seen]
+    axis.plot(sizes[~counted], shown[~counted], ls="", marker=MARKERS[look], color=SERIES[look], ms=4)
+    sizes, shown = sizes[counted], shown[counted]
     if np.isfinite(slope) and len(sizes) > 2:
         upper = sizes[len(sizes) // 2 :].astype(float)
         middle = np.exp(np.mean(np.log(shown[len(sizes) // 2 :])))

@@ -226,12 +226,7 @@ KRONECKER: Settings = {
 }
 SMALL = Choice((50, 100, 200, 500))
 LARGE = Choice((200, 500, 1000))
-NATURAL: Space = {
-    "rate": Range(0.01, 1.0),  # of "clipped"
-    "damping": Range(1e-4, 0.3),
-    "batch": Choice((200, 500, 1000)),
-    "rule": Choice(("fitted", "clipped")),
-}
+NATURAL: Space = {"damping": Range(1e-5, 0.1), "batch": Choice((500, 1000))}
 
 _ALL = (
     Method(

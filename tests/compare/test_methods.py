@@ -112,7 +112,7 @@ def test_names_are_read_once_each() -> None:
 def test_trials_use_the_same_random_numbers_for_every_method() -> None:
     for k in range(1, 6):
         shares = []
-        for name in ("sgd", "kfac", "adam"):
+        for name in ("sgd", "prong", "adam"):
             space = METHODS[name].space["rate"]
             rate = drawn(METHODS[name], k)["rate"]
             assert isinstance(space, Range)
