@@ -226,7 +226,7 @@ KRONECKER: Settings = {
 }
 SMALL = Choice((50, 100, 200, 500))
 LARGE = Choice((200, 500, 1000))
-NATURAL: Space = {"damping": Range(1e-5, 0.1), "batch": Choice((500, 1000))}
+NATURAL: Space = {"damping": Range(1e-5, 0.1), "batch": Choice((500, 1000, 200))}
 
 _ALL = (
     Method(
