@@ -8,7 +8,7 @@ range of J, E − Π_i (1 − P_i ⊗ Q_i) E, with projectors from singular vect
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -61,20 +61,27 @@ class Case:
         return max(float(np.linalg.cond(w)) for w in self.weights)
 
 
-def make_case(widths: Sequence[int], *, tame: bool, seed: int = 0) -> Case:
+SPECTRA: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
+    "tame": lambda rng, size: rng.uniform(0.5, 1.5, size),
+    "moderate": lambda rng, size: np.exp(rng.uniform(np.log(0.2), np.log(2.0), size)),
+}
+
+
+def make_case(widths: Sequence[int], layers: str, seed: int = 0) -> Case:
     """Draw a case.
 
-    Layers are `tame` (singular values uniform in [0.5, 1.5], random orthonormal vectors) or Gaussian of variance
-    1/n_{i-1}, plus the identity where all layers are square. The teacher is Gaussian of variance 1/n_0, or the identity
-    for a bottleneck (an autoencoder). The input moments have a random eigenbasis and eigenvalues from 0.1 to 1.
+    Layers are "tame" (singular values uniform in [0.5, 1.5], random orthonormal vectors), "moderate" (singular values
+    log-uniform in [0.2, 2]) or "Gaussian" of variance 1/n_{i-1}, plus the identity where all layers are square. The
+    teacher is Gaussian of variance 1/n_0, or the identity for a bottleneck (an autoencoder). The input moments have a
+    random eigenbasis and eigenvalues from 0.1 to 1.
     """
     rng = np.random.default_rng(seed)
     square = len(set(widths)) == 1
     weights = []
     for n, m in pairwise(widths):
-        if tame:
+        if layers in SPECTRA:
             left, right = (np.linalg.qr(rng.standard_normal((size, min(n, m))))[0] for size in (m, n))
-            weights.append((left * rng.uniform(0.5, 1.5, min(n, m))) @ right.T)
+            weights.append((left * SPECTRA[layers](rng, min(n, m))) @ right.T)
         else:
             weights.append(rng.standard_normal((m, n)) / np.sqrt(n) + (np.eye(n) if square else 0.0))
     inputs, outputs = widths[0], widths[-1]
@@ -83,7 +90,7 @@ def make_case(widths: Sequence[int], *, tame: bool, seed: int = 0) -> Case:
         teacher = np.eye(inputs)
     basis = np.linalg.qr(rng.standard_normal((inputs, inputs)))[0]
     rows = np.sqrt(inputs * np.geomspace(LOWEST, 1.0, inputs))[:, None] * basis
-    kind = "tame" if tame else "Gaussian + identity" if square else "Gaussian"
+    kind = "Gaussian + identity" if square and layers not in SPECTRA else layers
     return Case(weights, rows, rows @ teacher.T, teacher, kind)
 
 

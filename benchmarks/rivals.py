@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 import linnat as ln
-from benchmarks._problems import SIZES, Case, make_case, relative_error, truth
+from benchmarks._problems import SIZES, SPECTRA, Case, make_case, relative_error, truth
 from benchmarks._rivals import (
     DENSE,
     FACTORS,
@@ -43,7 +43,7 @@ OWN = "linnat"
 TARGETS = {DENSE: 100.0, OPERATOR: 100.0, FACTORS: 50.0, FLOOR: 1.0}
 LARGE = 64  # the targets hold from this width on
 ACCURATE = 1e-6
-TOTAL = 320.0  # seconds of a whole comparison, about
+TOTAL = 400.0  # seconds of a whole comparison, about
 FAST, SLOW = 0.1, 1.0  # seconds: blocks below, one call above
 PACKAGES = ("torch", "jax", "jaxlib", "curvlinops-for-pytorch", "nngeometry")
 NOT_SOLVED = f"not solved in {LIMIT} iterations"
@@ -66,15 +66,15 @@ class Found(NamedTuple):
 
 
 def run(sizes: Iterable[Sequence[int]] = SIZES) -> Outcome:
-    """Compare on every size, with tame and with Gaussian layers."""
+    """Compare on every size, with tame, moderate and Gaussian layers."""
     _same_threads()
     rivals, deadline = all_rivals(), time.monotonic() + TOTAL
     _warm_up(rivals)
     text, rows, data = ["  " + line for line in _setting()], [], []
     for widths in sizes:
         # Rectangular Gaussian layers are tame as they are.
-        for tame in (True, False) if len(set(widths)) == 1 else (False,):
-            case = make_case(widths, tame=tame)
+        for layers in (*SPECTRA, "Gaussian") if len(set(widths)) == 1 else ("Gaussian",):
+            case = make_case(widths, layers)
             found = measure(case, rivals, deadline)
             text += ["", *describe(case, found)]
             rows += judge(case, found)
@@ -143,7 +143,7 @@ def _try(case: Case, rival: Rival, expected: np.ndarray) -> tuple[Found, Callabl
 
 def _warm_up(rivals: Iterable[Rival]) -> None:
     """Have every library import and set up what it does once in a process: slow methods are timed once only."""
-    case = make_case((3, 3, 3), tame=True)
+    case = make_case((3, 3, 3), "tame")
     for rival in rivals:
         _progress(f"warming up: {rival.name}")
         _try(case, rival, truth(case))
@@ -221,8 +221,9 @@ def _setting() -> list[str]:
         ", ".join(versions),
         f"Threads: {_threads()}. CG: relative residual {TOLERANCE:g}, at most {LIMIT} iterations.",
         "Input moments: eigenvalues 0.1 … 1, random eigenbasis; as many rows as inputs. Layers tame (singular values",
-        "uniform in [0.5, 1.5]) or Gaussian of variance 1/n (plus the identity where square). Error: of the induced",
-        "change of the total weight. K-FAC solves with the diagonal blocks and is divided by L (N6).",
+        "uniform in [0.5, 1.5]), moderate (log-uniform in [0.2, 2]) or Gaussian of variance 1/n (plus the identity",
+        "where square). Error: of the induced change of the total weight. K-FAC solves with the diagonal blocks and is",
+        "divided by L (N6).",
     ]
 
 

@@ -129,9 +129,9 @@ def solve_minimum_norm(
     refinements : int, optional
         Steps of iterative refinement, where the null space is projected out, by remainders to twice the working
         precision. A step brings `residual` to its floor eps ‖J‖‖v‖ / ‖Ẽ‖, 3 to 100 times lower, and the direction
-        nearer to the shortest one too, while κ(J) is below about 1e12. By default none where the residual is below
-        1e-8 or in single precision, and up to two where they bring it below, κ(J) between about 1e7 and 1e10: the
-        induced change is right to 1e-8 wherever a direction in double precision can say it so well.
+        nearer to the shortest one too, while `residual` has digits; a step without any ruins it. By default none where
+        the residual is below 1e-8 or in single precision, and up to two where they bring it below, κ(J) between about
+        1e7 and 1e10: the induced change is right to 1e-8 wherever a direction in double precision can say it so well.
     rtol : float, optional
         See `natural_gradient`.
 

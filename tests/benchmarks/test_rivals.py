@@ -37,7 +37,7 @@ def direction(rival: Rival, case: Case) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", RIVALS)
 def test_every_rival_is_right_where_the_network_can_express_the_error(name: str) -> None:
-    rival, case = RIVALS[name], make_case(SQUARE, tame=True)
+    rival, case = RIVALS[name], make_case(SQUARE, "tame")
     found = direction(rival, case)
     assert [u.dtype for u in found] == [np.float64] * 3
     # CG ends at a residual of 1e-10, nngeometry's dense solver adds 1e-8: times κ(F) below 100.
@@ -46,7 +46,7 @@ def test_every_rival_is_right_where_the_network_can_express_the_error(name: str)
 
 @pytest.mark.parametrize("name", [n for n, r in RIVALS.items() if r.gauge == _rivals.SHORTEST])
 def test_rivals_solve_the_gauge_that_is_said(name: str) -> None:
-    case = make_case(SQUARE, tame=True)
+    case = make_case(SQUARE, "tame")
     expected = direction(RIVALS["minimum norm"], case)
     for found, wanted in zip(direction(RIVALS[name], case), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-6 * np.linalg.norm(wanted))
@@ -54,7 +54,7 @@ def test_rivals_solve_the_gauge_that_is_said(name: str) -> None:
 
 @pytest.mark.parametrize("name", RIVALS)
 def test_factors_and_floors_are_wrong_in_a_bottleneck_and_the_error_shows_it(name: str) -> None:
-    rival, case = RIVALS[name], make_case(NARROW, tame=True)
+    rival, case = RIVALS[name], make_case(NARROW, "tame")
     if rival.missing:
         pytest.skip(f"not installed: {', '.join(rival.missing)}")
     if "solve with" in name:
@@ -68,7 +68,7 @@ def test_factors_and_floors_are_wrong_in_a_bottleneck_and_the_error_shows_it(nam
 
 @pytest.mark.parametrize("widths", [(4, 4, 4), NARROW, (6, 3, 5, 6), (3, 5, 4), (4, 6, 2)])
 def test_the_truth_is_what_the_dense_oracle_induces(widths: tuple[int, ...]) -> None:
-    case = make_case(widths, tame=False, seed=3)
+    case = make_case(widths, "Gaussian", seed=3)
     net, task = (
         ln.LinearNetwork(case.weights),
         ln.Task(case.teacher, case.rows.T @ case.rows / len(case.rows)),
@@ -79,7 +79,7 @@ def test_the_truth_is_what_the_dense_oracle_induces(widths: tuple[int, ...]) -> 
 
 
 def test_a_wrong_direction_has_a_large_error() -> None:
-    case = make_case(SQUARE, tame=True)
+    case = make_case(SQUARE, "tame")
     right = direction(RIVALS["layerwise"], case)
     expected = truth(case)
     assert relative_error(case, [2 * u for u in right], expected) == pytest.approx(1.0)
@@ -88,19 +88,19 @@ def test_a_wrong_direction_has_a_large_error() -> None:
 
 
 def test_cases_are_what_they_are_said_to_be() -> None:
-    case = make_case((6, 6, 6), tame=True)
+    case = make_case((6, 6, 6), "tame")
     assert case.condition <= 3
     moments = np.linalg.eigvalsh(case.rows.T @ case.rows / len(case.rows))
     np.testing.assert_allclose(moments, np.geomspace(0.1, 1, 6))
     np.testing.assert_allclose(case.targets, case.rows @ case.teacher.T)
     assert case.name == "6-6-6, tame"
-    narrow = make_case(NARROW, tame=False)
+    narrow = make_case(NARROW, "Gaussian")
     assert (narrow.onto, case.onto) == (False, True)
     assert np.array_equal(narrow.teacher, np.eye(7))
 
 
 def test_what_is_absent_or_too_large_is_refused_with_a_reason() -> None:
-    case, rival = make_case(SQUARE, tame=True), RIVALS["NumPy solve with J Jᵀ"]
+    case, rival = make_case(SQUARE, "tame"), RIVALS["NumPy solve with J Jᵀ"]
     assert rival.refused(case) == ""
     assert (
         replace(rival, packages=("numpy", "no_such_package")).refused(case)
@@ -116,7 +116,7 @@ def test_a_rival_that_fails_ends_nothing() -> None:
     def prepare(case: Case) -> Any:
         raise ArithmeticError("no luck. None at all")
 
-    case = make_case(SQUARE, tame=True)
+    case = make_case(SQUARE, "tame")
     found, call = rivals._try(case, Rival("x", DENSE, "layerwise", (), prepare), truth(case))
     assert found.note == "failed: ArithmeticError: no luck"
     assert call is None
@@ -125,13 +125,13 @@ def test_a_rival_that_fails_ends_nothing() -> None:
 def test_no_rival_is_started_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rivals, "block_times", lambda calls, **_: {n: np.array([1.0]) for n in calls})
     some = [RIVALS[n] for n in ("layerwise", "minimum norm", "NumPy closed form", "NumPy solve with J Jᵀ")]
-    found = rivals.measure(make_case(SQUARE, tame=True), some, deadline=0.0)
+    found = rivals.measure(make_case(SQUARE, "tame"), some, deadline=0.0)
     assert [bool(f.seconds) for f in found] == [True, True, True, False]
     assert found[3].note.startswith("skipped: the comparison has taken")
 
 
 def test_promises_are_judged_by_error_and_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = make_case((64, 64, 64), tame=True)
+    case = make_case((64, 64, 64), "tame")
     own = rivals.Found("layerwise", "linnat", "layerwise", 1e-15, (1.0, 1.0))
     fast = rivals.Found("fast", DENSE, "minimum norm", 1e-9, (99.0,))
     slow = rivals.Found("slow", OPERATOR, "minimum norm", 1e-2, (200.0,))
@@ -143,7 +143,7 @@ def test_promises_are_judged_by_error_and_size(monkeypatch: pytest.MonkeyPatch) 
         ("slow", 200.0, True),
     ]
     assert "at least" in rows[1].unit
-    assert rivals.judge(make_case(SQUARE, tame=True), [own, own, fast]) == []
+    assert rivals.judge(make_case(SQUARE, "tame"), [own, own, fast]) == []
     text = "\n".join(rivals.describe(case, [own, own, fast, slow, wrong, absent]))
     assert "not solved in 500 iterations" in text
     assert "not installed: absent" in text
