@@ -7,7 +7,7 @@ pseudo-inverse of J, against the width and against the depth, each as far as som
 in a process of its own with one thread, sizes ascending: the least of several times, and by how much the peak of the
 resident memory exceeds what the process held before its first call. Exponents are slopes of the upper half of a curve,
 with standard errors; what is below a mebibyte of memory is not shown. Where the automatic choice takes LSQR for some
-sizes of a curve, the exponents are LSQR's, and filled markers are the sizes that the QR takes.
+sizes of a curve, the exponents are LSQR's, and filled markers are those of direct methods.
 """
 
 from __future__ import annotations
