@@ -182,7 +182,7 @@ def test_ekfac_moments_of_the_mean_gradient() -> None:
 @pytest.mark.parametrize("period", [1, 2])
 def test_ekfac_carries_its_moments_into_a_new_basis(period: int) -> None:
     net, theta, x, _, rng = multilayer(5)
-    ekfac = Ekfac(period=period, decay=0.75, early=False)
+    ekfac = Ekfac(damping=0.03, period=period, decay=0.75, early=False)
     state = ekfac.init(net)
     wanted = [np.zeros(0)] * net.depth
     for k in range(5):
@@ -194,12 +194,16 @@ def test_ekfac_carries_its_moments_into_a_new_basis(period: int) -> None:
             rows = np.einsum("na,nb->nab", wide, batch.errors[i]).reshape(batch.rows, -1)
             new = np.mean((rows @ basis) ** 2, axis=0)
             if k:
+                # The factor of each pair of directions, against K-FAC's moments, as one diagonal matrix.
+                kron = np.kron(state.factors.inputs[i], state.factors.outputs[i]) + 0.03 * np.eye(len(basis))
                 old = np.kron(*before.bases[i])
-                kept = np.diagonal(basis.T @ (old * wanted[i]) @ old.T @ basis)
+                factor = (wanted[i] + 0.03) / np.diagonal(old.T @ kron @ old)
+                turned = np.diagonal(basis.T @ (old * factor) @ old.T @ basis)
+                kept = np.maximum(turned * np.diagonal(basis.T @ kron @ basis) - 0.03, 0)
                 share = min(1 - 1 / (k + 1), 0.75)
                 new = share * kept + (1 - share) * new
             wanted[i] = new
-            size = tolerances.backward(float, new.size) * new.sum()
+            size = tolerances.backward(float, new.size) * (new.max() + 0.03)
             assert np.abs(state.moments[i].ravel() - new).max() <= size
             assert state.moments[i].min() >= 0
 

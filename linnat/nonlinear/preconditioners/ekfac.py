@@ -3,7 +3,8 @@
 With A_i = U_A diag(a) U_Aᵀ and G_i = U_G diag(g) U_Gᵀ, K-FAC takes a gᵀ for the second moments of the gradient's
 coordinates in the basis U_A ⊗ U_G; EKFAC takes those moments themselves, s = E[(U_Aᵀ h̃)² (U_Gᵀ δ)²ᵀ]. Of all diagonals
 in that basis this one is nearest to the block of F in the Frobenius norm, and has its trace: both for the basis in use,
-stale or fresh. It follows neither that a stale basis beats a fresh K-FAC, nor that the inverse is nearer.
+stale or fresh. It follows neither that a stale basis beats a fresh K-FAC, nor that the inverse is nearer. When the basis
+is renewed, the running average goes with it (`carried`).
 """
 
 from __future__ import annotations
@@ -122,16 +123,17 @@ class Ekfac:
 
     def renewed(self, state: EkfacState) -> EkfacState:
         """Return the state with eigenbases of the present factors, and the second moments carried over into them."""
-        pairs = of_factors(state.factors, lambda k, matrix, name: np.linalg.eigh(matrix).eigenvectors)
+        pairs = of_factors(state.factors, lambda k, matrix, name: np.linalg.eigh(matrix))
+        bases = tuple((inner.eigenvectors, outer.eigenvectors) for inner, outer in pairs)
         if not state.bases:
             sides = zip(state.factors.inputs, state.factors.outputs, strict=True)
-            return state._replace(
-                bases=pairs, moments=tuple(np.zeros((len(a), len(g)), a.dtype) for a, g in sides)
-            )
-        layers = list(zip(state.moments, state.bases, pairs, strict=True))
+            empty_moments = tuple(np.zeros((len(a), len(g)), a.dtype) for a, g in sides)
+            return state._replace(bases=bases, moments=empty_moments)
+        factors = zip(state.factors.inputs, state.factors.outputs, strict=True)
+        layers = zip(state.moments, factors, state.bases, bases, strict=True)
         costs = [2.0 * moments.size * sum(moments.shape) for moments in state.moments]
-        moments = each([partial(carried, *layer) for layer in layers], members(sum(costs)), costs)
-        return state._replace(bases=pairs, moments=tuple(moments))
+        tasks = [partial(carried, *layer, self.damping) for layer in layers]
+        return state._replace(bases=bases, moments=tuple(each(tasks, members(sum(costs)), costs)))
 
     def _absorb(
         self, state: EkfacState, statistics: Statistics, layer: int, moments: Array, old: float
@@ -181,20 +183,37 @@ class Ekfac:
         return by_layers(state.net, gradient, out, layer)
 
 
-def carried(moments: Array, old: tuple[Array, Array], new: tuple[Array, Array]) -> Array:
-    """Return second moments (p, q) in new bases from those in old ones: (C_A∘C_A)ᵀ s (C_G∘C_G), C = U_oldᵀ U_new.
+def carried(
+    moments: Array,
+    factors: tuple[Array, Array],
+    old: tuple[Array, Array],
+    new: tuple[Array, Array],
+    damping: float,
+) -> Array:
+    """Return second moments (p, q) in new bases from those in old ones, in each as multiples of K-FAC's.
 
-    It is the diagonal, in the new basis, of the matrix that s says in the old one. Its sum stays, and nothing becomes
-    negative; what was off the old diagonal stays unknown, so that s becomes flatter the more the basis has turned.
+    The factors alone give diag(UᵀAU) diag(UᵀGU)ᵀ in any basis. What s is more or less than that, both damped, is a
+    number near 1 for every pair of directions; a new pair takes the mean of the old ones' by squares of cosines,
+    (C_A∘C_A)ᵀ r (C_G∘C_G), C = U_oldᵀ U_new. To do the same with s itself would leak large moments into directions that
+    have turned a little towards them: spectra span many decades.
 
     Examples
     --------
     >>> turned = np.array([[0.0, 1.0], [1.0, 0.0]])
-    >>> carried(np.array([[4.0], [9.0]]), (np.eye(2), np.eye(1)), (turned, np.eye(1)))
+    >>> factors = np.diag([5.0, 8.0]), np.eye(1)
+    >>> carried(np.array([[4.0], [9.0]]), factors, (np.eye(2), np.eye(1)), (turned, np.eye(1)), 1.0).round(9)
     array([[9.],
            [4.]])
     """
+    ratio = (moments + damping) / (_by_factors(factors, old) + damping)
     inner, outer = (before.T @ after for before, after in zip(old, new, strict=True))
     inner *= inner
     outer *= outer
-    return np.asarray(inner.T @ moments @ outer)
+    ratio = inner.T @ ratio @ outer
+    return np.maximum(ratio * (_by_factors(factors, new) + damping) - damping, 0.0, dtype=moments.dtype)
+
+
+def _by_factors(factors: tuple[Array, Array], bases: tuple[Array, Array]) -> Array:
+    """Return K-FAC's second moments in a basis."""
+    sides = [np.sum(basis * (factor @ basis), axis=0) for factor, basis in zip(factors, bases, strict=True)]
+    return np.maximum(np.multiply.outer(*sides), 0.0)
