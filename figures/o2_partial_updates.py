@@ -4,15 +4,15 @@ George et al. (2018) state that EKFAC, whose diagonal is refreshed at every upda
 updates, and that on the MNIST autoencoder it optimises faster than K-FAC, whose inverses are as old. Here: an
 autoencoder 100-50-10-50-100, logistic hidden units, Bernoulli pixels, 5000 images of 10 × 10, minibatches of 200,
 float32, n ∈ {1, 10, 50, 100, 500}, statistics with the data's targets as theirs. Rate and damping of each of the two
-are those of a grid (three by four) with the least loss at n = 50 on another seed; then every n runs with them, three
-seeds. The best of both lies in the grid's corner of small rate and damping: neither is tuned to the last. Seconds are
-processor seconds of one thread, training alone.
+are those of a grid (six by seven) with the least loss at n = 50 on another seed; then every n runs with them, three
+seeds. Seconds are processor seconds of one thread, training alone.
 
-Verdict: reproduced. At every n EKFAC ends lower (18.9 to 19.3 for 19.4 to 22.2) and reaches the last loss of K-FAC with
-n = 50 in 0.6 of the updates and of the processor time. A basis that is 500 updates old costs EKFAC nothing in the end
-and a tenth of the loss on the way; n = 1 doubles its time and gains nothing. K-FAC is the worse for frequent renewals
-at the rate that was best at n = 50. On the grid's own seed the two end within 0.1: the gain is in being early, and in
-being less sensitive.
+Verdict: reproduced, but for n = 1. At n = 10 to 500 EKFAC ends lower (17.6 to 18.1 for 19.4 to 19.8) and reaches the
+last loss of K-FAC with n = 50 in a quarter of the updates and 0.3 of the processor time. It is best at damping 1e-5, where
+K-FAC diverges from every start (best at 0.1): knowing the moments is what lets damping go. A basis that is 500 updates
+old costs EKFAC 2 % in the end and a third of the loss on the way. n = 1 doubles the time, and at these settings harms
+EKFAC: the first steps, by moments of a few minibatches in a basis of their own, go too far, and 600 small ones do not
+make up for it.
 """
 
 from __future__ import annotations
@@ -120,17 +120,27 @@ def check(data: Data) -> None:
     seconds = first_below(ends[0, place], middle[1, place], times[1, place]) / times[0, place, -1]
     dearer = times[1, 0, -1] / times[1, 1:, -1].mean()
     if data["full"] and data["source"] == "MNIST":
-        claim("loss at the end, EKFAC over K-FAC, every n", ends[1] / ends[0], at_most=0.99)
-        claim("updates to the last loss of K-FAC, share", updates, at_most=0.8)
-        claim("processor time to it, share", seconds, at_most=0.9)
-        claim("EKFAC at the end, n = 500 over n = 10", ends[1, -1] / ends[1, 1], at_most=1.01)
+        claim("loss at the end, EKFAC over K-FAC, n = 10 to 500", ends[1, 1:] / ends[0, 1:], at_most=0.95)
+        claim("updates to the last loss of K-FAC, share", updates, at_most=0.6)
+        claim("processor time to it, share", seconds, at_most=0.7)
+        claim("EKFAC at the end, n = 500 over n = 10", ends[1, -1] / ends[1, 1], at_most=1.03)
         late = middle[1][:, data["marks"] >= 100]
-        claim("EKFAC on the way, the same", late[-1] / late[1], at_most=1.15)
+        claim("EKFAC on the way, the same", late[-1] / late[1], at_most=1.4)
+        claim("EKFAC at the end, n = 1 over n = 10", ends[1, 0] / ends[1, 1], at_least=1.3)
+        claim(
+            "EKFAC after 5 updates with n = 1, over the start",
+            middle[1, 0, 1] / middle[1, 0, 0],
+            at_least=1.2,
+        )
         claim("time of EKFAC, n = 1 over the others", dearer, at_least=1.5, at_most=3.0)
-        quoted = np.array([ends[1].min(), ends[1].max(), ends[0].min(), ends[0].max()])
-        claim("quoted losses", np.abs(quoted - [18.9, 19.3, 19.4, 22.2]), at_most=0.07)
-        claim("quoted: the two on the grid's seed", np.abs(np.diff(data["scores"].min(axis=1))), at_most=0.1)
-        claim("quoted shares", np.abs(np.array([updates, seconds]) - [0.6, 0.6]), at_most=0.05)
+        grid = data["scores"].reshape(2, len(RATES), len(DAMPINGS))
+        claim("K-FAC at damping 1e-5, the best rate", grid[0, :, DAMPINGS.index(1e-5)].min(), at_least=1e3)
+        places = [np.unravel_index(int(np.argmin(g)), g.shape) for g in grid]
+        inner = [0 < i < n - 1 for place in places for i, n in zip(place, grid.shape[1:], strict=True)]
+        claim("best settings that are not on the grid's edge", sum(inner), at_least=4)
+        quoted = np.array([ends[1, 1:].min(), ends[1, 1:].max(), ends[0].min(), ends[0].max()])
+        claim("quoted losses", np.abs(quoted - [17.6, 18.1, 19.4, 19.8]), at_most=0.07)
+        claim("quoted shares", np.abs(np.array([updates, seconds]) - [0.25, 0.3]), at_most=0.05)
     sentence = (
         f"Loss at the end, by n: EKFAC {', '.join(f'{v:.1f}' for v in ends[1])}, K-FAC "
         f"{', '.join(f'{v:.1f}' for v in ends[0])}; to K-FAC's (n = {TUNED}) in {updates:.2f} of its updates, "
@@ -152,7 +162,7 @@ def draw(data: Data) -> Figure:
             )
         rate, damping = data["settings"][m]
         axis.set(xlabel="updates", ylabel="training loss", ylim=limits(data))
-        axis.set_title(rf"{name}: rate {rate:g}, $\lambda={damping:g}$")
+        axis.set_title(f"{name}: rate {rate:g}, λ = {damping:g}")
     axes[0, 0].legend()
     for m, (name, colour) in enumerate(zip(NAMES, (VERMILLION, BLUE), strict=True)):
         for k, period in ((0, 1), (2, 50), (4, 500)):

@@ -157,6 +157,7 @@ def test_a_small_comparison_with_numpy_alone(monkeypatch: pytest.MonkeyPatch) ->
     outcome = rivals.run([(4, 4), (5, 3, 5)])
     assert [case["case"] for case in outcome.data["cases"]] == [
         "4-4, tame",
+        "4-4, moderate",
         "4-4, Gaussian + identity",
         "5-3-5, Gaussian",
     ]

@@ -3,8 +3,8 @@
 With A_i = U_A diag(a) U_Aᵀ and G_i = U_G diag(g) U_Gᵀ, K-FAC takes a gᵀ for the second moments of the gradient's
 coordinates in the basis U_A ⊗ U_G; EKFAC takes those moments themselves, s = E[(U_Aᵀ h̃)² (U_Gᵀ δ)²ᵀ]. Of all diagonals
 in that basis this one is nearest to the block of F in the Frobenius norm, and has its trace: both for the basis in use,
-stale or fresh. It follows neither that a stale basis beats a fresh K-FAC, nor that the inverse is nearer. When the basis
-is renewed, the running average goes with it (`carried`).
+stale or fresh. It follows neither that a stale basis beats a fresh K-FAC, nor that the inverse is nearer. When the
+basis is renewed, the running average goes with it (`carried`).
 """
 
 from __future__ import annotations
