@@ -121,8 +121,8 @@ def solve_minimum_norm(
         The null space of J is projected out by a QR of it, layer by layer, or by LSQR, matrix-free; or LSQR on J
         itself. By default two layers are a Sylvester equation, balanced ones a division, and others "kernel-lsqr" for
         half as long as "kernel-qr" would take, and then that, if its factors fit into memory ("kernel-lsqr" up to
-        `max_iterations` otherwise); "kernel-qr" at once where this is no longer than 20 + 2 L iterations (n up to 14
-        for L = 6, 9 for L = 24). One layer is solved directly, whatever is asked for.
+        `max_iterations` otherwise); "kernel-qr" at once where this is no longer than 20 + 2 L iterations (n up to 13
+        for L = 6, 14 for L = 24). One layer is solved directly, whatever is asked for.
     tol : float, optional
         LSQR stops when the part of v along any unit null direction is at most tol ‖v‖; 256 eps by default.
     max_iterations : int
@@ -282,10 +282,12 @@ def _refined_where_it_serves(
     problem: Problem, chains: Chains, kernel: Kernel, found: Found, options: Options, tol: float
 ) -> Found:
     """Return the solution, refined where the induced change is not right to INDUCED and two steps make it so."""
+    if problem.factor.dtype != np.float64:
+        return found
     residual, refined = _residual(problem, chains, found.pieces), found
     missed = (residual > INDUCED) & (residual < GAIN * INDUCED)
     for _ in range(2):
-        if not missed.any() or problem.factor.dtype != np.float64:
+        if not missed.any():
             break
         refined = _refined(problem, chains, kernel, refined, options, tol)
         mended = missed & (_residual(problem, chains, refined.pieces) <= INDUCED)
