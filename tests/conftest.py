@@ -21,7 +21,7 @@ from tests.strategies import Problem, make_problem
 
 COMMON = {"deadline": None, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
 WITHOUT_DATABASE = tuple(phase for phase in Phase if phase is not Phase.reuse)
-settings.register_profile("dev", max_examples=25, **COMMON)
+settings.register_profile("dev", max_examples=10, **COMMON)
 settings.register_profile(
     "ci", max_examples=60, derandomize=True, database=None, phases=WITHOUT_DATABASE, **COMMON
 )
