@@ -7,11 +7,16 @@ The profile is chosen by the environment variable LINNAT_HYPOTHESIS: `dev` (few 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 # Before NumPy is imported: on small matrices pools of busy-waiting threads take most of the time.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# In the background of a shell without job control Ctrl-C is ignored, and would be by the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest
