@@ -43,6 +43,7 @@ STAGES = (
         "kernel",
         "null_space",
         "balanced",
+        "remainder",
         "minimum_norm",
         "damping",
         "factored",

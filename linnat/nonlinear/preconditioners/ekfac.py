@@ -132,7 +132,7 @@ class Ekfac:
         factors = zip(state.factors.inputs, state.factors.outputs, strict=True)
         layers = zip(state.moments, factors, state.bases, bases, strict=True)
         costs = [2.0 * moments.size * sum(moments.shape) for moments in state.moments]
-        tasks = [partial(carried, *layer, self.damping) for layer in layers]
+        tasks = [partial(carried, *layer) for layer in layers]
         return state._replace(bases=bases, moments=tuple(each(tasks, members(sum(costs)), costs)))
 
     def _absorb(
@@ -188,12 +188,11 @@ def carried(
     factors: tuple[Array, Array],
     old: tuple[Array, Array],
     new: tuple[Array, Array],
-    damping: float,
 ) -> Array:
     """Return second moments (p, q) in new bases from those in old ones, in each as multiples of K-FAC's.
 
-    The factors alone give diag(UᵀAU) diag(UᵀGU)ᵀ in any basis. What s is more or less than that, both damped, is a
-    number near 1 for every pair of directions; a new pair takes the mean of the old ones' by squares of cosines,
+    The factors alone give diag(UᵀAU) diag(UᵀGU)ᵀ in any basis. What s is more or less than that, the mean added to
+    both, is a number near 1 for every pair of directions; a new pair takes the mean of the old ones' by squares of cosines,
     (C_A∘C_A)ᵀ r (C_G∘C_G), C = U_oldᵀ U_new. To do the same with s itself would leak large moments into directions that
     have turned a little towards them: spectra span many decades.
 
@@ -201,16 +200,18 @@ def carried(
     --------
     >>> turned = np.array([[0.0, 1.0], [1.0, 0.0]])
     >>> factors = np.diag([5.0, 8.0]), np.eye(1)
-    >>> carried(np.array([[4.0], [9.0]]), factors, (np.eye(2), np.eye(1)), (turned, np.eye(1)), 1.0).round(9)
+    >>> carried(np.array([[4.0], [9.0]]), factors, (np.eye(2), np.eye(1)), (turned, np.eye(1))).round(9)
     array([[9.],
            [4.]])
     """
-    ratio = (moments + damping) / (_by_factors(factors, old) + damping)
+    mean = float(np.trace(factors[0])) * float(np.trace(factors[1])) / moments.size
+    mean = max(mean, float(np.finfo(moments.dtype).tiny))
+    ratio = (moments + mean) / (_by_factors(factors, old) + mean)
     inner, outer = (before.T @ after for before, after in zip(old, new, strict=True))
     inner *= inner
     outer *= outer
     ratio = inner.T @ ratio @ outer
-    return np.maximum(ratio * (_by_factors(factors, new) + damping) - damping, 0.0, dtype=moments.dtype)
+    return np.maximum(ratio * (_by_factors(factors, new) + mean) - mean, 0.0, dtype=moments.dtype)
 
 
 def _by_factors(factors: tuple[Array, Array], bases: tuple[Array, Array]) -> Array:
