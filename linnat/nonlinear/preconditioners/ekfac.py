@@ -192,9 +192,9 @@ def carried(
     """Return second moments (p, q) in new bases from those in old ones, in each as multiples of K-FAC's.
 
     The factors alone give diag(UᵀAU) diag(UᵀGU)ᵀ in any basis. What s is more or less than that, the mean added to
-    both, is a number near 1 for every pair of directions; a new pair takes the mean of the old ones' by squares of cosines,
-    (C_A∘C_A)ᵀ r (C_G∘C_G), C = U_oldᵀ U_new. To do the same with s itself would leak large moments into directions that
-    have turned a little towards them: spectra span many decades.
+    both, is a number near 1 for every pair of directions; a new pair takes the mean of the old ones' by squares of
+    cosines, (C_A∘C_A)ᵀ r (C_G∘C_G), C = U_oldᵀ U_new. To do the same with s itself would leak large moments into
+    directions that have turned a little towards them: spectra span many decades.
 
     Examples
     --------
@@ -211,10 +211,10 @@ def carried(
     inner *= inner
     outer *= outer
     ratio = inner.T @ ratio @ outer
-    return np.maximum(ratio * (_by_factors(factors, new) + mean) - mean, 0.0, dtype=moments.dtype)
+    return np.asarray(np.maximum(ratio * (_by_factors(factors, new) + mean) - mean, 0.0))
 
 
 def _by_factors(factors: tuple[Array, Array], bases: tuple[Array, Array]) -> Array:
     """Return K-FAC's second moments in a basis."""
     sides = [np.sum(basis * (factor @ basis), axis=0) for factor, basis in zip(factors, bases, strict=True)]
-    return np.maximum(np.multiply.outer(*sides), 0.0)
+    return np.asarray(np.maximum(np.multiply.outer(*sides), 0.0))
