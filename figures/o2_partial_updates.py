@@ -10,9 +10,9 @@ seeds. Seconds are processor seconds of one thread, training alone.
 Verdict: reproduced, but for n = 1. At n = 10 to 500 EKFAC ends lower (17.6 to 18.1 for 19.4 to 19.8) and reaches the
 last loss of K-FAC with n = 50 in a quarter of the updates and 0.3 of the processor time. It is best at damping 1e-5,
 where K-FAC diverges from every start (best at 0.1): knowing the moments is what lets damping go. A basis that is 500
-updates old costs EKFAC 2 % in the end and a third of the loss on the way. n = 1 doubles the time, and at these
-settings harms EKFAC: the first steps, by moments of a few minibatches in a basis of their own, go too far, and 600
-small ones do not make up for it.
+updates old costs EKFAC 3 % in the end and a half of the loss on the way. n = 1 takes two to three times as long, and
+at these settings harms EKFAC: the first steps, by moments of a few minibatches in a basis of their own, go too far,
+and 600 small ones do not make up for it.
 """
 
 from __future__ import annotations
@@ -124,9 +124,9 @@ def check(data: Data) -> None:
         claim("loss at the end, EKFAC over K-FAC, n = 10 to 500", ends[1, 1:] / ends[0, 1:], at_most=0.95)
         claim("updates to the last loss of K-FAC, share", updates, at_most=0.6)
         claim("processor time to it, share", seconds, at_most=0.7)
-        claim("EKFAC at the end, n = 500 over n = 10", ends[1, -1] / ends[1, 1], at_most=1.03)
+        claim("EKFAC at the end, n = 500 over n = 10", ends[1, -1] / ends[1, 1], at_most=1.04)
         late = middle[1][:, data["marks"] >= 100]
-        claim("EKFAC on the way, the same", late[-1] / late[1], at_most=1.4)
+        claim("EKFAC on the way, the same", late[-1] / late[1], at_most=1.55)
         claim("EKFAC at the end, n = 1 over n = 10", ends[1, 0] / ends[1, 1], at_least=1.3)
         claim(
             "EKFAC after 5 updates with n = 1, over the start",
