@@ -6,12 +6,12 @@ whose diagonal is refreshed at every update, follows the curvature between two c
 The matrix is theirs, the empirical Fisher matrix G of each layer. A tanh network 100-12-12-10 with softmax is trained
 by gradient descent (rate 0.3) with minibatches of 100 of 2000 images of 10 × 10 pixels, five seeds.
 
-(a, b) Correlations |G_jk|/√(G_jj G_kk) of layer 2 at the last update. (c) Mean of the correlations that are not on the
-diagonal, and the share of ‖G‖² there, in the parameters and in the basis of all rows, at three points. (d, e) Along the
-way: distance ‖s − s*‖/‖s*‖ of the diagonal in use to the second moments s* of all rows in the basis in use, all layers
-together, for bases renewed every n updates; K-FAC's s are products of the factors' eigenvalues at the last renewal,
-EKFAC's a running average (decay 0.95, both) that is carried over into each new basis as multiples of K-FAC's. (f) What
-matters for G: ‖G − QsQᵀ‖/‖G‖.
+(a, b) Correlations |G_jk|/√(G_jj G_kk) of layer 2 at the last update. (c) Mean of the correlations that are not on
+the diagonal, and the share of ‖G‖² there, in the parameters and in the basis of all rows, at three points. (d, e)
+Along the way: distance ‖s − s*‖/‖s*‖ of the diagonal in use to the second moments s* of all rows in the basis in use,
+all layers together, for bases renewed every n updates; K-FAC's s are products of the factors' eigenvalues at the last
+renewal, EKFAC's a running average (decay 0.95, both) that is carried over into each new basis by what sets it apart
+from K-FAC's. (f) What matters for G: ‖G − QsQᵀ‖/‖G‖.
 
 Verdict: reproduced. In the eigenbasis the share of ‖G‖² off the diagonal is smaller in every layer, at the last update
 0.12 for 0.95, 0.37 for 0.78 and 0.49 for 0.80; mean correlations fall by a third, but for the first layer in the end.

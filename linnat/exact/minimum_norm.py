@@ -120,11 +120,12 @@ def solve_minimum_norm(
     method : "auto", "kernel-qr", "kernel-lsqr" or "range-lsqr"
         The null space of J is projected out by a QR of it, layer by layer, or by LSQR, matrix-free; or LSQR on J
         itself. By default two layers are a Sylvester equation, balanced ones a division, and others "kernel-lsqr" for
-        half as long as "kernel-qr" would take, and then that, if its factors fit into memory ("kernel-lsqr" up to
+        about half as long as "kernel-qr" would take, then that, if its factors fit into memory ("kernel-lsqr" up to
         `max_iterations` otherwise); "kernel-qr" at once where this is no longer than 20 + 2 L iterations (n up to 13
         for L = 6, 14 for L = 24). One layer is solved directly, whatever is asked for.
     tol : float, optional
-        LSQR stops when the part of v along any unit null direction is at most tol ‖v‖; 256 eps by default.
+        LSQR stops when ‖Eᵀv‖ ≤ tol ‖v‖, E the exchanges, which span the null space; 256 eps by default. Of deep networks
+        they are nearly dependent: v keeps more of the null space by the inverse of their least singular value.
     max_iterations : int
     refinements : int, optional
         Steps of iterative refinement, where the null space is projected out, by remainders to twice the working
@@ -274,7 +275,9 @@ def _refined(
     """Return the solution after a step of iterative refinement."""
     left = remainder(problem, found.pieces, bare_error(problem, chains), _inputs(problem, chains))
     longer = _add(found.pieces, _particular(problem, chains, left))
-    again = _project(kernel, longer, options.method, tol, options.limit)
+    # What the factorisation has had to do once it does again, without iterations before it.
+    method = found.method if found.method == "kernel-qr" else options.method
+    again = _project(kernel, longer, method, tol, options.limit)
     return again._replace(iterations=found.iterations + again.iterations)
 
 
@@ -289,13 +292,18 @@ def _refined_where_it_serves(
     for _ in range(2):
         if not missed.any():
             break
-        refined = _refined(problem, chains, kernel, refined, options, tol)
-        mended = missed & (_residual(problem, chains, refined.pieces) <= INDUCED)
+        try:
+            refined = _refined(problem, chains, kernel, refined, options, tol)
+        except ConvergenceError:  # nobody asked for it: the solution stays
+            break
+        again = _residual(problem, chains, refined.pieces)
+        mended = missed & (again <= INDUCED)
         pieces = [
             np.where(mended[..., None, None], b, a) for a, b in zip(found.pieces, refined.pieces, strict=True)
         ]
-        counts = np.where(mended, refined.iterations, found.iterations)
-        found, missed = Found(pieces, found.method, counts), missed & ~mended
+        found = Found(pieces, found.method, np.where(mended, refined.iterations, found.iterations))
+        # Another step where this one has not been at the floor.
+        missed, residual = missed & ~mended & (again < residual / 2), again
     return found
 
 
@@ -325,7 +333,7 @@ def _worth(kernel: Kernel) -> int:
 
 
 def _start(problem: Problem, chains: Chains, tol: float, limit: int) -> Found:
-    """Return a solution near the shortest one: for deep networks LSQR on J, what it leaves of the error made up for.
+    """Return a solution near the shortest one: for deep networks LSQR on J, and a solution of what that leaves.
 
     It comes within eps κ(J) of the shortest one in iterations that hardly grow with the depth; the exchanges, nearly
     dependent where layers are many, then have little left to take away.
@@ -339,7 +347,7 @@ def _start(problem: Problem, chains: Chains, tol: float, limit: int) -> Found:
     except ConvergenceError as error:
         estimate: Sequence[Array] = error.estimate  # type: ignore[assignment]
         pieces, count = [-p for p in estimate], min(limit, ON_RANGE)
-    left = bare_error(problem, chains) - _response(problem, chains, pieces)
+    left = remainder(problem, pieces, bare_error(problem, chains), _inputs(problem, chains))
     pieces = _add(pieces, _particular(problem, chains, left))
     longer = _length(pieces) > _length(plain)
     return Found(
@@ -448,11 +456,6 @@ def _residual(problem: Problem, chains: Chains, pieces: list[Array]) -> Array:
     change = problem.whiten(change_of_total(problem, pieces, problem.factor))[..., :count]
     left = project_on_range(chains, error - change)
     return _quotient(frobenius(left), frobenius(error))
-
-
-def _response(problem: Problem, chains: Chains, pieces: list[Array]) -> Array:
-    """Return the change of the total weight like `bare_error`."""
-    return change_of_total(problem, pieces, _inputs(problem, chains))
 
 
 def _inputs(problem: Problem, chains: Chains) -> Array | None:

@@ -189,10 +189,10 @@ def carried(
     old: tuple[Array, Array],
     new: tuple[Array, Array],
 ) -> Array:
-    """Return second moments (p, q) in new bases from those in old ones, in each as multiples of K-FAC's.
+    """Return second moments (p, q) in new bases from those in old ones, by what sets them apart from K-FAC's.
 
-    The factors alone give diag(UᵀAU) diag(UᵀGU)ᵀ in any basis. What s is more or less than that, the mean added to
-    both, is a number near 1 for every pair of directions; a new pair takes the mean of the old ones' by squares of
+    The factors alone give k = diag(UᵀAU) diag(UᵀGU)ᵀ in any basis. By how much s exceeds k, relative to k + m with the
+    mean m, is of the order of 1 for every pair of directions; a new pair takes the mean of the old ones' by squares of
     cosines, (C_A∘C_A)ᵀ r (C_G∘C_G), C = U_oldᵀ U_new. To do the same with s itself would leak large moments into
     directions that have turned a little towards them: spectra span many decades.
 
@@ -206,12 +206,10 @@ def carried(
     """
     mean = float(np.trace(factors[0])) * float(np.trace(factors[1])) / moments.size
     mean = max(mean, float(np.finfo(moments.dtype).tiny))
-    ratio = (moments + mean) / (_by_factors(factors, old) + mean)
-    inner, outer = (before.T @ after for before, after in zip(old, new, strict=True))
-    inner *= inner
-    outer *= outer
-    ratio = inner.T @ ratio @ outer
-    return np.asarray(np.maximum(ratio * (_by_factors(factors, new) + mean) - mean, 0.0))
+    before, after = _by_factors(factors, old), _by_factors(factors, new)
+    inner, outer = ((a.T @ b) ** 2 for a, b in zip(old, new, strict=True))
+    excess = inner.T @ ((moments - before) / (before + mean)) @ outer
+    return np.asarray(np.maximum(after + excess * (after + mean), 0.0))
 
 
 def _by_factors(factors: tuple[Array, Array], bases: tuple[Array, Array]) -> Array:
