@@ -124,8 +124,8 @@ def solve_minimum_norm(
         `max_iterations` otherwise); "kernel-qr" at once where this is no longer than 20 + 2 L iterations (n up to 13
         for L = 6, 14 for L = 24). One layer is solved directly, whatever is asked for.
     tol : float, optional
-        LSQR stops when ‖Eᵀv‖ ≤ tol ‖v‖, E the exchanges, which span the null space; 256 eps by default. Of deep networks
-        they are nearly dependent: v keeps more of the null space by the inverse of their least singular value.
+        LSQR stops when ‖Eᵀv‖ ≤ tol ‖v‖, E the exchanges, which span the null space; 256 eps by default. Those of deep
+        networks are nearly dependent: v keeps more of the null space by the inverse of their least singular value.
     max_iterations : int
     refinements : int, optional
         Steps of iterative refinement, where the null space is projected out, by remainders to twice the working
