@@ -49,7 +49,7 @@ def measured(quick: bool) -> dict[str, Array]:
         for k, optimiser in enumerate(WAYS.values()):
             places += along(
                 net, theta, x, y, optimiser, points if k == 0 else points[1:],
-                batch=100, rows=rows, methods=methods, dampings=DAMPINGS, draws=2 if quick else 8, rng=seed,
+                batch=100, rows=rows, methods=methods, dampings=DAMPINGS, draws=8, rng=seed,
             )  # fmt: skip
         found.append([place.rows for place in places])
         losses.append([place.loss for place in places])

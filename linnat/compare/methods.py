@@ -188,7 +188,9 @@ def _kfac(s: Mapping[str, Any]) -> Optimiser[Any]:
 
 
 def _ekfac(s: Mapping[str, Any]) -> Optimiser[Any]:
-    return _preconditioned(Ekfac(s["damping"], s["decay"], s["period"], s["moments"]), s)
+    return _preconditioned(
+        Ekfac(s["damping"], s["decay"], s["period"], s["moments"], factored=bool(s["factored"])), s
+    )
 
 
 def _prong(s: Mapping[str, Any]) -> Optimiser[Any]:
@@ -295,7 +297,7 @@ _ALL = (
         "ekfac",
         "EKFAC",
         "second moments in K-FAC's eigenbasis (George et al. 2018)",
-        {**KRONECKER, "moments": "rows", "period": 50},
+        {**KRONECKER, "moments": "rows", "period": 50, "factored": 1},
         NATURAL,
         _ekfac,
     ),

@@ -63,7 +63,7 @@ def test_every_setting_reaches_the_optimiser() -> None:
                 changed = other.get(value, "fisher")
             elif name in ("momentum", "decay", "beta1", "beta2", "warm", "cutoff"):
                 changed = 0.123
-            elif name == "adapt" and method.name == "truncated-newton":
+            elif name == "factored" or (name == "adapt" and method.name == "truncated-newton"):
                 changed = 0
             else:
                 changed = value + 1

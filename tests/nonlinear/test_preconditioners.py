@@ -166,6 +166,51 @@ def test_a_batch_of_one_is_its_own_kronecker_product() -> None:
         assert np.abs(np.kron(a, g) - matrix.block(i, i)).max() <= tolerances.product(float, 8)
 
 
+@pytest.mark.statement("N7", "O2")
+@pytest.mark.parametrize("damping", [1e-4, 1e-1])
+def test_ekfac_with_factored_damping_is_kfac_but_for_the_moments(damping: float) -> None:
+    net, theta, x, y, rng = multilayer(7)
+    gradient, batch = passes.gradient(net, theta, x, y)[1], minibatch(net, theta, x, rng)
+    ekfac, kfac = Ekfac(damping, factored=True), Kfac(damping)
+    state, _ = ekfac.update(ekfac.init(net), batch)
+    wanted = []
+    for (left, right), moments, a, g, part in zip(
+        state.bases, state.moments, state.factors.inputs, state.factors.outputs, net.slices, strict=True
+    ):
+        ratio = np.sqrt(np.trace(a) / len(a) / (np.trace(g) / len(g)))
+        inner, outer = damping**0.5 * ratio * np.eye(len(a)), damping**0.5 / ratio * np.eye(len(g))
+        basis, kron = np.kron(left, right), np.kron(a, g)
+        matrix = (basis * moments.ravel()) @ basis.T + np.kron(a + inner, g + outer) - kron
+        wanted.append(np.linalg.solve(matrix, gradient[part]))
+    condition = max(np.linalg.norm(m) for m in state.moments) / damping + 1.0
+    size = tolerances.solve(float, 90, condition) * np.linalg.norm(np.concatenate(wanted))
+    assert np.linalg.norm(ekfac.apply(state, gradient) - np.concatenate(wanted)) <= size
+    products = tuple(
+        np.outer(np.diagonal(left.T @ a @ left), np.diagonal(right.T @ g @ right))
+        for (left, right), a, g in zip(state.bases, state.factors.inputs, state.factors.outputs, strict=True)
+    )
+    same = kfac.apply(kfac.update(kfac.init(net), batch)[0], gradient)
+    found = ekfac.apply(state._replace(moments=products), gradient)
+    assert np.linalg.norm(found - same) <= tolerances.solve(float, 90, condition) * np.linalg.norm(same)
+
+
+@pytest.mark.statement("O2")
+@pytest.mark.parametrize("seed", range(4))
+def test_directions_that_its_rows_lack_make_ekfac_leap_unless_damping_is_factored(seed: int) -> None:
+    net, rng = Network((30, 6, 4), "tanh", "categorical"), np.random.default_rng(seed)
+    x, y = rng.standard_normal((400, 30)), np.eye(4)[rng.integers(4, size=400)]
+    theta = initial(net, "glorot", rng=rng)
+    gradient, batch = passes.gradient(net, theta, x, y)[1], minibatch(net, theta, x[:12], rng)
+    lengths = []
+    for factored in (False, True):
+        ekfac = Ekfac(1e-6, factored=factored)
+        state, _ = ekfac.update(ekfac.init(net), batch)
+        lengths.append(np.linalg.norm(ekfac.apply(state, gradient)) * 1e-6 / np.linalg.norm(gradient))
+    # Twelve rows span twelve of thirty inputs and all errors: elsewhere the step is the gradient over λ.
+    assert lengths[0] > 0.3
+    assert lengths[1] < 0.15 * lengths[0]
+
+
 @pytest.mark.statement("O2")
 def test_ekfac_moments_of_the_mean_gradient() -> None:
     net, theta, x, _, rng = multilayer(1)

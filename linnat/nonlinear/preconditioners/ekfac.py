@@ -27,6 +27,7 @@ from linnat.nonlinear.preconditioners._factors import (
     averaged,
     blend,
     by_layers,
+    damping_ratio,
     empty,
     is_due,
     of_factors,
@@ -46,12 +47,15 @@ class EkfacState(NamedTuple):
         (U_A, U_G) of each layer; empty before the first minibatch.
     moments : tuple of arrays (n_{i−1} + 1, n_i)
         s of each layer.
+    spectra : tuple of pairs of arrays (n_{i−1} + 1,), (n_i,)
+        Eigenvalues of the factors that the bases belong to, a/π and π g with π of `damping_ratio`.
     """
 
     net: Network
     factors: Factors
     bases: tuple[tuple[Array, Array], ...]
     moments: tuple[Array, ...]
+    spectra: tuple[tuple[Array, Array], ...]
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,10 @@ class Ekfac:
     early : bool
         Whether the first period has renewals with updates 1, 2, 4, 8, … too: the average of one minibatch lacks
         directions of the next.
+    factored : bool
+        Whether the damping is K-FAC's, s + √λ (a/π + π g) + λ with π of `damping_ratio`. Otherwise s + λ, as the paper
+        has it: where s comes from fewer rows than the gradient does, steps are long in directions that the former have
+        not seen.
 
     Raises
     ------
@@ -94,6 +102,7 @@ class Ekfac:
     period: int = 50
     moments: str = "rows"
     early: bool = True
+    factored: bool = False
 
     def __post_init__(self) -> None:
         as_scalar(self.damping, "damping", low=0.0, open_low=True)
@@ -103,7 +112,7 @@ class Ekfac:
 
     def init(self, net: Network, dtype: Any = np.float64) -> EkfacState:
         """Return the state before the first minibatch."""
-        return EkfacState(net, empty(net, as_dtype(dtype)), (), ())
+        return EkfacState(net, empty(net, as_dtype(dtype)), (), (), ())
 
     def update(self, state: EkfacState, statistics: Statistics) -> tuple[EkfacState, Info]:
         """Return the state after a minibatch, and whether the eigenbases were renewed; then s is carried over."""
@@ -125,6 +134,12 @@ class Ekfac:
         """Return the state with eigenbases of the present factors, and the second moments carried over into them."""
         pairs = of_factors(state.factors, lambda k, matrix, name: np.linalg.eigh(matrix))
         bases = tuple((inner.eigenvectors, outer.eigenvectors) for inner, outer in pairs)
+        ratios = map(damping_ratio, state.factors.inputs, state.factors.outputs)
+        spectra = tuple(
+            (np.maximum(inner.eigenvalues, 0.0) / ratio, np.maximum(outer.eigenvalues, 0.0) * ratio)
+            for (inner, outer), ratio in zip(pairs, ratios, strict=True)
+        )
+        state = state._replace(spectra=spectra)
         if not state.bases:
             sides = zip(state.factors.inputs, state.factors.outputs, strict=True)
             empty_moments = tuple(np.zeros((len(a), len(g)), a.dtype) for a, g in sides)
@@ -174,9 +189,16 @@ class Ekfac:
             inside, half = room("layer", gradient.dtype, block.shape, block.shape)
             np.matmul(left.T, block, out=half)
             np.matmul(half, right, out=inside)
+            shifts = np.full((len(moments), 1), self.damping, moments.dtype)
+            if self.factored:
+                along, across = (self.damping**0.5 * values for values in state.spectra[i])
+                shifts += along[:, None]
             for rows in row_blocks(inside):
                 divided = inside[rows]
-                divided /= np.add(moments[rows], self.damping, out=beside(divided))
+                damped = np.add(moments[rows], shifts[rows], out=beside(divided))
+                if self.factored:
+                    damped += across
+                divided /= damped
             np.matmul(left, inside, out=half)
             np.matmul(half, right.T, out=part)
 
