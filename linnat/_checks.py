@@ -73,9 +73,11 @@ class RankWarning(UserWarning):
     """The numerical rank of a matrix is undetermined at working precision."""
 
 
-def fail(name: str, expected: str, found: object, remedy: str = "") -> NoReturn:
+def fail(
+    name: str, expected: str, found: object, remedy: str = "", *, kind: type[InputError] = InputError
+) -> NoReturn:
     """Raise the one error of bad input: name, expected, found, remedy."""
-    raise InputError(f"{name}: expected {expected}, found {found}.{' ' + remedy if remedy else ''}")
+    raise kind(f"{name}: expected {expected}, found {found}.{' ' + remedy if remedy else ''}")
 
 
 def representable(

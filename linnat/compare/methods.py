@@ -187,6 +187,11 @@ def _kfac(s: Mapping[str, Any]) -> Optimiser[Any]:
     return _preconditioned(Kfac(s["damping"], s["decay"], s["period"]), s)
 
 
+def _adaptive(s: Mapping[str, Any]) -> Optimiser[Any]:
+    inner, own = Kfac(s["damping"], s["decay"], s["period"]), {"every": s["every"], "adapt": s["adapt"]}
+    return Preconditioned(inner, rule="fitted", damping=s["trust"], search=s["search"], **own)
+
+
 def _ekfac(s: Mapping[str, Any]) -> Optimiser[Any]:
     return _preconditioned(
         Ekfac(s["damping"], s["decay"], s["period"], s["moments"], factored=bool(s["factored"])), s
@@ -226,6 +231,7 @@ KRONECKER: Settings = {
     "batch": 200,
     "doubling": 0,
 }
+FITTED = ("damping", "decay", "period", "every", "trust", "adapt", "batch", "doubling")
 SMALL = Choice((50, 100, 200, 500))
 LARGE = Choice((200, 500, 1000))
 NATURAL: Space = {"damping": Range(1e-5, 0.1), "batch": Choice((500, 1000, 200))}
@@ -300,6 +306,14 @@ _ALL = (
         {**KRONECKER, "moments": "rows", "period": 50, "factored": 1},
         NATURAL,
         _ekfac,
+    ),
+    Method(
+        "kfac-adaptive",
+        "K-FAC, adaptive",
+        "K-FAC whose damping is searched on the way (Martens and Grosse 2015, section 6.6)",
+        {**{name: KRONECKER[name] for name in FITTED}, "search": 20},
+        NATURAL,
+        _adaptive,
     ),
     Method(
         "prong",

@@ -47,6 +47,7 @@ OPTIMISERS = {
     "online-woodbury": Preconditioned(OnlineNaturalGradient(1e-2, period=3, strategy="woodbury"), 0.1),
     "kfac": Preconditioned(Kfac(1e-2, period=3), 0.1, 0.9),
     "kfac-fitted": Preconditioned(Kfac(1e-2, period=3), rule="fitted"),
+    "kfac-search": Preconditioned(Kfac(1e-2, period=3), rule="fitted", search=3),
     "kfac-tridiagonal": Preconditioned(KfacTridiagonal(1e-1), 0.1, rule="clipped"),
     "ekfac": Preconditioned(Ekfac(1e-2, period=4), 0.1),
     "prong": Preconditioned(Prong(1e-2), 0.1),

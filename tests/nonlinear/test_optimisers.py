@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,14 @@ from linnat.nonlinear.optimisers.subspace import orthonormal, search
 from linnat.nonlinear.optimisers.truncated_newton import conjugate_gradients
 from linnat.nonlinear.output import DivergenceError, mean_loss, output_errors, step_gradient
 from linnat.nonlinear.passes import Workspace
-from linnat.nonlinear.preconditioners import Diagonal, Ekfac, Kfac, OnlineNaturalGradient
+from linnat.nonlinear.preconditioners import (
+    Diagonal,
+    Ekfac,
+    Kfac,
+    KfacTridiagonal,
+    OnlineNaturalGradient,
+    Prong,
+)
 from linnat.nonlinear.schedules import Constant, Exponential, Growing, Hyperbolic, Steps
 from linnat.nonlinear.statistics import gather
 from tests import tolerances
@@ -236,6 +244,90 @@ def test_fitted_steps_minimise_the_exact_model() -> None:
         assert np.linalg.norm(step - span @ np.linalg.lstsq(span, step)[0]) <= 1e-9 * np.linalg.norm(step)
 
 
+@pytest.mark.statement("O2")
+@pytest.mark.parametrize("search", [1, 2])
+def test_the_damping_that_the_model_likes_best_is_kept(search: int) -> None:
+    net, theta, batch, _ = problem()
+    method = Preconditioned(
+        Kfac(1e-1, period=2, early=False), rule="fitted", adapt=0, damping=1e-3, search=search
+    )
+    rng, state, present, tried = np.random.default_rng(0), method.init(net, theta), 1e-1, set()
+    for k in range(12):
+        before, last = state.theta.copy(), state.velocity.copy()
+        state, report = method.step(state, batch, rng)
+        slope = passes.gradient(net, before, batch.x, batch.y)[1]
+        matrix = curvature.true_fisher(net, before, batch.x).dense() + 1e-3 * np.eye(len(theta))
+        if k % search:
+            assert state.found == present
+            continue
+        models = {}
+        # Inverses are of the present averages but for those of the damping in use, renewed every second update.
+        for factor in ((19 / 20) ** search, 1.0, (20 / 19) ** search) if k % 2 == 0 else ():
+            solved = []
+            for a, g, part in zip(
+                state.inner.factors.inputs, state.inner.factors.outputs, net.slices, strict=True
+            ):
+                ratio = np.sqrt(np.trace(a) / len(a) / (np.trace(g) / len(g)))
+                root = np.sqrt(present * factor)
+                both = np.kron(a + root * ratio * np.eye(len(a)), g + root / ratio * np.eye(len(g)))
+                solved.append(np.linalg.solve(both, slope[part]))
+            natural = np.concatenate(solved)
+            span = np.column_stack([natural, last]) if k else natural[:, None]
+            weights = np.linalg.lstsq(span.T @ matrix @ span, -span.T @ slope)[0]
+            step = span @ weights
+            models[present * factor] = float(slope @ step + 0.5 * step @ matrix @ step), step
+        if models:
+            best = min(models, key=lambda damping: models[damping][0])
+            assert state.found == pytest.approx(best, rel=1e-14)
+            moved = models[best][1]
+            assert np.linalg.norm(state.theta - before - moved) <= 1e-8 * np.linalg.norm(moved)
+            assert report.products == 1 + (k > 0)
+        tried.add(round(np.log(state.found / present) / np.log(19 / 20) / search))
+        present = state.found
+    # The search goes somewhere.
+    assert tried - {0}
+
+
+@pytest.mark.parametrize(
+    "inner", [Kfac(), KfacTridiagonal(), Ekfac(), OnlineNaturalGradient()], ids=lambda m: type(m).__name__
+)
+def test_a_search_takes_what_the_method_with_that_damping_would(inner: Any) -> None:
+    net, theta, batch, _ = problem()
+    ways = {}
+    start = inner.damping
+    for factor in (19 / 20, 1.0, 20 / 19):
+        method = Preconditioned(dataclasses.replace(inner, damping=start * factor), rule="fitted", adapt=0)
+        ways[start * factor] = run(method, net, theta, batch, 1, seed=3)[0][0]
+    method = Preconditioned(inner, rule="fitted", adapt=0, search=1)
+    state, _ = method.step(method.init(net, theta), batch, np.random.default_rng(3))
+    closest = min(ways, key=lambda damping: abs(damping / state.found - 1))
+    assert closest == pytest.approx(state.found, rel=1e-14)
+    assert np.array_equal(state.theta, ways[closest])
+
+
+@pytest.mark.parametrize(
+    ("inner", "options", "said"),
+    [
+        (Kfac(), {"rule": "rate"}, "0 for other rules than 'fitted'"),
+        (Prong(), {}, "cannot be changed"),
+        (Diagonal(), {}, "cannot be changed"),
+        (Kfac(), {"search": -1}, "search"),
+    ],
+)
+def test_searches_that_cannot_be(inner: Any, options: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Preconditioned(inner, **{"rule": "fitted", "search": 5, **options})
+
+
+def test_woodbury_cannot_change_its_damping() -> None:
+    net, theta, batch, rng = problem()
+    method = Preconditioned(OnlineNaturalGradient(strategy="woodbury"), rule="fitted", search=1)
+    state = method.init(net, theta)
+    with pytest.raises(InputError, match="cholesky"):
+        method.step(state, batch, rng)
+    assert np.array_equal(state.theta, theta)
+
+
 def test_damping_follows_the_reduction_ratio() -> None:
     net, theta, batch, _ = problem()
     for method in (
@@ -252,6 +344,13 @@ def test_damping_follows_the_reduction_ratio() -> None:
                 wanted = before / factor
             assert report.damping == pytest.approx(wanted)
             before = wanted
+
+
+def test_damping_that_falls_stops_in_time() -> None:
+    method = Preconditioned(Kfac(), rule="fitted", adapt=5)
+    assert method._adapted(1.1e-8, 1.0) == 1e-8
+    assert method._adapted(1e-9, 1.0) == 1e-9  # as it was given
+    assert method._adapted(1e-8, float("nan")) == pytest.approx(1e-8 * (20 / 19) ** 5)
 
 
 @pytest.mark.statement("O4", "O5")

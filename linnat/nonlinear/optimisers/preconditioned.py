@@ -5,15 +5,17 @@ preconditioner, every `every` updates, by at most `rows` rows of the minibatch (
 take an eighth). "fitted" follows their sections 6.4 and 7: with Δ = −P⁻¹g and the last step δ the new step α Δ + μ δ
 minimises the quadratic model ½ sᵀ(F + λ)s + gᵀs with the exact Fisher matrix of rows of the batch, a system of two
 equations: no rate, no momentum to choose. sᵀF s' takes how the outputs move along both steps, J s and J s', and nothing
-that goes back. λ follows the ratio of what the loss lost to what the model foretold (Levenberg and Marquardt).
+that goes back. λ follows the ratio of what the loss lost to what the model foretold (Levenberg and Marquardt); the
+preconditioner's own damping may be searched on the way (section 6.6), since what serves far from the optimum holds back
+near to it.
 "clipped" bounds the length of the step in the metric: ε is divided by max(1, √(sᵀPs/bound)).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -25,11 +27,12 @@ from linnat.nonlinear.optimisers._contract import Batch, Report, check_batch, wi
 from linnat.nonlinear.optimisers.first_order import advance, workspace
 from linnat.nonlinear.output import check_finite, mean_loss, square_of, step_gradient
 from linnat.nonlinear.passes import Workspace, forward, pushforward
-from linnat.nonlinear.preconditioners import Preconditioner
+from linnat.nonlinear.preconditioners import Adjustable, Preconditioner, SingularFactorError
 from linnat.nonlinear.schedules import Schedule, as_schedule
 from linnat.nonlinear.statistics import gather, turn
 
 RULES = ("rate", "clipped", "fitted")
+LEAST = 1e-8  # λ falls while steps keep their promise; from here it is back in time when they do not
 
 
 class PreconditionedState(NamedTuple):
@@ -50,6 +53,8 @@ class PreconditionedState(NamedTuple):
         Buffers.
     work, metric : Workspace or None
         Of the last numbers of rows.
+    found : float or None
+        The preconditioner's damping, where it is searched.
     """
 
     net: Network
@@ -62,6 +67,25 @@ class PreconditionedState(NamedTuple):
     scratch: Array
     work: Workspace | None
     metric: Workspace | None
+    found: float | None = None
+
+
+class Fit(NamedTuple):
+    """A step and what the quadratic model foretells of it.
+
+    Attributes
+    ----------
+    weights : array (k,)
+        Of the directions.
+    directions : array (k, P)
+        −P⁻¹g, and the last step.
+    foretold : float
+        How the model changes: not above 0.
+    """
+
+    weights: Array
+    directions: Array
+    foretold: float
 
 
 @dataclass(frozen=True)
@@ -89,10 +113,14 @@ class Preconditioned:
     damping : float
         For "fitted": λ at the start.
     adapt : int
-        For "fitted": updates between changes of λ by (19/20)^adapt or its inverse; 0 never changes it.
+        For "fitted": updates between changes of λ by (19/20)^adapt or its inverse, down to 1e-8; 0 never changes it.
     model_rows : int or None
         For "fitted": rows of each minibatch in the quadratic model's Fisher matrix, taken in turn; None takes all. By
         default 256, a quarter of a large minibatch as in the paper.
+    search : int
+        For "fitted": updates between searches of the preconditioner's damping, from the first one on: of the present
+        one, (19/20)^search times as much and its inverse, the one whose step the quadratic model likes best is kept. 0
+        never changes it. Of an `Adjustable` preconditioner, and most useful at multiples of its period.
     with_loss : bool
         Whether reports carry the loss (NaN otherwise), one more pass over the outputs; "fitted" needs it.
 
@@ -118,6 +146,7 @@ class Preconditioned:
     rows: int | None = 128
     model_rows: int | None = 256
     with_loss: bool = True
+    search: int = 0
     _least: float = field(default=1e-10, repr=False)
 
     def __post_init__(self) -> None:
@@ -132,6 +161,12 @@ class Preconditioned:
                 as_count(getattr(self, name), name)
         if self.rule == "fitted" and not self.with_loss:
             fail("with_loss", "True for the rule 'fitted'", False)
+        if as_count(self.search, "search", low=0) and self.rule != "fitted":
+            fail("search", "0 for other rules than 'fitted'", self.search)
+        if self.search and not isinstance(self.preconditioner, Adjustable):
+            fail(
+                "search", "0 where the damping cannot be changed", f"{self.search} for {self.preconditioner}"
+            )
         as_scalar(self.bound, "bound", low=0.0, open_low=True)
         as_scalar(self.damping, "damping", low=0.0, open_low=True)
 
@@ -155,11 +190,15 @@ class Preconditioned:
         state = state._replace(work=work)
         if state.updates % self.every == 0:
             state = self._fed(state, batch, work, rng)
-        natural = self.preconditioner.apply(state.inner, gradient, out=state.scratch)
+        natural = self._present(state).apply(state.inner, gradient, out=state.scratch)
         check_finite(value if self.with_loss else 0.0, square_of(natural))
-        products, ratio = 0, float("nan")
+        products, ratio, foretold = 0, float("nan"), 0.0
         if self.rule == "fitted":
-            foretold, products = self._fit(state, batch, natural)
+            fit = self._fit(state, batch, natural)
+            if self.search and state.updates % self.search == 0:
+                state, fit = self._searched(state, batch, fit)
+            foretold, products = fit.foretold, len(fit.directions)
+            _combine(fit, state.velocity)
             length = float(np.linalg.norm(state.velocity))
             theta += state.velocity
         else:
@@ -186,7 +225,7 @@ class Preconditioned:
             forward(state.net, state.theta, batch.metric[rows], part)
         chosen = "sampled" if self.targets == "sampled" else batch.y[rows]
         statistics = gather(state.net, state.theta, part, chosen, rng)
-        inner, _ = self.preconditioner.update(state.inner, statistics)
+        inner, _ = self._present(state).update(state.inner, statistics)
         return state._replace(inner=inner, metric=metric)
 
     def _move(self, state: PreconditionedState, natural: Array) -> float:
@@ -197,8 +236,15 @@ class Preconditioned:
             rate /= max(1.0, (length / self.bound) ** 0.5)
         return advance(state.theta, state.velocity, natural, rate, momentum)
 
-    def _fit(self, state: PreconditionedState, batch: Batch, natural: Array) -> tuple[float, int]:
-        """Write the best combination of −natural and the last step into the velocity; return the model's decrease."""
+    def _present(self, state: PreconditionedState) -> Preconditioner[Any]:
+        """Return the preconditioner with the damping that has been found."""
+        return self._damped(state.found) if state.found is not None else self.preconditioner
+
+    def _damped(self, damping: float) -> Adjustable[Any]:
+        return replace(cast("Any", self.preconditioner), damping=damping)  # type: ignore[no-any-return]
+
+    def _fit(self, state: PreconditionedState, batch: Batch, natural: Array) -> Fit:
+        """Return the best combination of −natural and the last step."""
         work = workspace(state.net, state.work, batch.x)
         # Not in place: a step that fails must leave the last one.
         directions = np.stack([natural, state.velocity][: 1 if state.updates == 0 else 2])
@@ -211,15 +257,27 @@ class Preconditioned:
         slopes = products[:, -1]
         # Two nearly parallel directions leave the smallest combination.
         weights = np.linalg.lstsq(system, -slopes, rcond=self._least)[0]
+        return Fit(weights, directions, float(0.5 * weights @ system @ weights + slopes @ weights))
 
-        def combine(block: slice) -> float:
-            part = np.multiply(directions[0, block], float(weights[0]), out=state.velocity[block])
-            for weight, direction in zip(weights[1:], directions[1:], strict=True):
-                part += np.multiply(direction[block], float(weight), out=beside(part))
-            return 0.0
-
-        walk(len(state.theta), combine, BLOCK)
-        return float(0.5 * weights @ system @ weights + slopes @ weights), len(directions)
+    def _searched(
+        self, state: PreconditionedState, batch: Batch, fit: Fit
+    ) -> tuple[PreconditionedState, Fit]:
+        """Return the better ones of the present damping's state and fit, and those of a smaller and a larger one."""
+        present = cast("Adjustable[Any]", self._present(state)).damping
+        best, chosen = fit, state._replace(found=present)
+        for factor in ((19.0 / 20.0) ** self.search, (20.0 / 19.0) ** self.search):
+            own = self._damped(present * factor)
+            try:
+                inner = own.refreshed(state.inner)
+                natural = own.apply(inner, state.gradient)
+            except SingularFactorError:  # too little damping for the precision
+                continue
+            if not np.isfinite(square_of(natural)):
+                continue
+            other = self._fit(state, batch, natural)
+            if other.foretold < best.foretold:
+                best, chosen = other, state._replace(found=own.damping, inner=inner)
+        return chosen, best
 
     def _curvature(self, state: PreconditionedState, work: Workspace, directions: Array) -> Array:
         """Return dᵀF d' of directions (k, P), with the Fisher matrix of a workspace's rows, (k, k) in float64."""
@@ -238,9 +296,21 @@ class Preconditioned:
     def _adapted(self, damping: float, ratio: float) -> float:
         factor = (19.0 / 20.0) ** self.adapt
         if ratio > 0.75:
-            return damping * factor
+            return max(damping * factor, min(damping, LEAST))
         # A ratio that is not a number is a step that failed.
         return damping / factor if not ratio >= 0.25 else damping
+
+
+def _combine(fit: Fit, out: Array) -> None:
+    """Write the combination of a fit's directions."""
+
+    def visit(block: slice) -> float:
+        part = np.multiply(fit.directions[0, block], float(fit.weights[0]), out=out[block])
+        for weight, direction in zip(fit.weights[1:], fit.directions[1:], strict=True):
+            part += np.multiply(direction[block], float(weight), out=beside(part))
+        return 0.0
+
+    walk(len(out), visit, BLOCK)
 
 
 def inner_products(rows: Array, vector: Array) -> Array:

@@ -14,7 +14,8 @@ Statements O1 (`online`), O2 (`kfac`, `kfac_tridiagonal`, `ekfac`), O3 (`prong`)
 
 from __future__ import annotations
 
-from linnat.nonlinear.preconditioners._contract import Info, Preconditioner
+from linnat.nonlinear.preconditioners._contract import Adjustable, Info, Preconditioner
+from linnat.nonlinear.preconditioners._factors import SingularFactorError
 from linnat.nonlinear.preconditioners.diagonal import Diagonal
 from linnat.nonlinear.preconditioners.ekfac import Ekfac
 from linnat.nonlinear.preconditioners.kfac import Kfac
@@ -25,6 +26,7 @@ from linnat.nonlinear.preconditioners.tonga import Tonga
 from linnat.nonlinear.preconditioners.unitwise import UnitWise
 
 __all__ = [
+    "Adjustable",
     "Diagonal",
     "Ekfac",
     "Info",
@@ -33,6 +35,7 @@ __all__ = [
     "OnlineNaturalGradient",
     "Preconditioner",
     "Prong",
+    "SingularFactorError",
     "Tonga",
     "UnitWise",
 ]

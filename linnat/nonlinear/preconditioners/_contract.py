@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from linnat._checks import Array
 from linnat.nonlinear.network import Network
@@ -39,4 +39,18 @@ class Preconditioner(Protocol[State]):
 
     def apply(self, state: State, gradient: Array, *, out: Array | None = None) -> Array:
         """Return the preconditioned gradient (P,), in `out` if that is given."""
+        ...
+
+
+@runtime_checkable
+class Adjustable(Preconditioner[State], Protocol[State]):
+    """A preconditioner whose damping can be changed between updates, by `dataclasses.replace`."""
+
+    @property
+    def damping(self) -> float:
+        """λ."""
+        ...
+
+    def refreshed(self, state: State) -> State:
+        """Return the state with all that depends on the damping made of the present averages; that given stays."""
         ...

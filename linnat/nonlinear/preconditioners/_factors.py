@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from linnat._checks import Array, fail
+from linnat._checks import Array, InputError, fail
 from linnat.nonlinear._crew import each, members
 from linnat.nonlinear._rooms import room
 from linnat.nonlinear.activations import row_blocks
@@ -27,6 +27,10 @@ Made = TypeVar("Made")
 
 CHUNK = 256  # rows that are taken through a layer's bases at a time
 SMALL = 64  # up to it a matrix is factorised by LAPACK
+
+
+class SingularFactorError(InputError):
+    """A factor is not positive definite at working precision after damping."""
 
 
 class Factors(NamedTuple):
@@ -173,7 +177,7 @@ def damped_inverse(matrix: Array, damping: float, name: str) -> Array:
 
     Raises
     ------
-    InputError
+    SingularFactorError
         Where the damped matrix is not positive definite at working precision.
     """
     shifted = matrix.copy()
@@ -186,6 +190,7 @@ def damped_inverse(matrix: Array, damping: float, name: str) -> Array:
             "a factor that is positive definite after damping",
             f"a pivot ≤ 0 with damping {damping:.3g}",
             "Take more damping or more rows.",
+            kind=SingularFactorError,
         )
     inverse: Array = half.T @ half  # L⁻ᵀL⁻¹ by a symmetric rank-k update
     return inverse

@@ -130,6 +130,10 @@ class Ekfac:
         each(tasks, members(sum(costs)), costs)
         return state, Info(due)
 
+    def refreshed(self, state: EkfacState) -> EkfacState:
+        """Return the state: nothing in it depends on the damping."""
+        return state
+
     def renewed(self, state: EkfacState) -> EkfacState:
         """Return the state with eigenbases of the present factors, and the second moments carried over into them."""
         pairs = of_factors(state.factors, lambda k, matrix, name: np.linalg.eigh(matrix))

@@ -22,6 +22,7 @@ from linnat.nonlinear.network import Network
 from linnat.nonlinear.preconditioners._contract import Info
 from linnat.nonlinear.preconditioners._factors import (
     Factors,
+    SingularFactorError,
     averaged,
     correlations,
     damping_ratio,
@@ -157,7 +158,7 @@ class KfacTridiagonal:
 
         Raises
         ------
-        InputError
+        SingularFactorError
             Where a damped factor is not positive definite at working precision.
         """
         try:
@@ -168,6 +169,7 @@ class KfacTridiagonal:
                 "factors that are positive definite after damping",
                 f"a pivot ≤ 0 with damping {self.damping:.3g}",
                 "Take more damping or more rows.",
+                kind=SingularFactorError,
             )
 
     def _links(self, state: TridiagonalState) -> list[Conditional]:

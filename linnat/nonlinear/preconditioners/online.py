@@ -157,9 +157,25 @@ class OnlineNaturalGradient:
         state = state._replace(factors=averaged(state.factors, statistics, self.decay, fresh=due))
         if not due:
             return state, Info(False)
+        state, ranks = self._refreshed(state)
+        return state, Info(True, ranks if self.strategy == "eigen" else ())
+
+    def refreshed(self, state: OnlineState) -> OnlineState:
+        """Return the state with inverses of the present factors.
+
+        Raises
+        ------
+        InputError
+            For "woodbury", whose damping is in the averages.
+        """
+        if self.strategy == "woodbury":
+            fail("strategy", "'cholesky' or 'eigen' where the damping changes", self.strategy)
+        return self._refreshed(state)[0]
+
+    def _refreshed(self, state: OnlineState) -> tuple[OnlineState, tuple[tuple[int, int], ...]]:
         made = of_factors(state.factors, lambda k, matrix, name: self._inverse(matrix, name))
-        known = tuple((a[1], g[1]) for a, g in made) if self.strategy == "eigen" else ()
-        return state._replace(inverses=tuple((a[0], g[0]) for a, g in made)), Info(True, known)
+        ranks = tuple((a[1], g[1]) for a, g in made)
+        return state._replace(inverses=tuple((a[0], g[0]) for a, g in made)), ranks
 
     def _inverse(self, matrix: Array, name: str) -> tuple[Array | Deflated, int]:
         root = self.damping**0.5
