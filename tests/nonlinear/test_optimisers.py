@@ -305,6 +305,16 @@ def test_a_search_takes_what_the_method_with_that_damping_would(inner: Any) -> N
     assert np.array_equal(state.theta, ways[closest])
 
 
+def test_a_search_stops_in_time() -> None:
+    net, theta, batch, _ = problem()
+    method = Preconditioned(Kfac(1.02e-8), rule="fitted", search=1)
+    state = method.init(net, theta)
+    for seed in range(5):
+        state, _ = method.step(state, batch, np.random.default_rng(seed))
+        assert state.found is not None
+        assert state.found >= 1.02e-8 * (1 - 1e-12)
+
+
 @pytest.mark.parametrize(
     ("inner", "options", "said"),
     [

@@ -32,7 +32,7 @@ from linnat.nonlinear.schedules import Schedule, as_schedule
 from linnat.nonlinear.statistics import gather, turn
 
 RULES = ("rate", "clipped", "fitted")
-LEAST = 1e-8  # λ falls while steps keep their promise; from here it is back in time when they do not
+LEAST = 1e-8  # dampings fall while steps keep their promise; from here they are back in time when they do not
 
 
 class PreconditionedState(NamedTuple):
@@ -119,8 +119,8 @@ class Preconditioned:
         default 256, a quarter of a large minibatch as in the paper.
     search : int
         For "fitted": updates between searches of the preconditioner's damping, from the first one on: of the present
-        one, (19/20)^search times as much and its inverse, the one whose step the quadratic model likes best is kept. 0
-        never changes it. Of an `Adjustable` preconditioner, and most useful at multiples of its period.
+        one, (19/20)^search times as much (down to 1e-8) and its inverse, the one whose step the quadratic model likes
+        best is kept. 0 never changes it. Of an `Adjustable` preconditioner, and most useful at multiples of its period.
     with_loss : bool
         Whether reports carry the loss (NaN otherwise), one more pass over the outputs; "fitted" needs it.
 
@@ -265,8 +265,9 @@ class Preconditioned:
         """Return the better ones of the present damping's state and fit, and those of a smaller and a larger one."""
         present = cast("Adjustable[Any]", self._present(state)).damping
         best, chosen = fit, state._replace(found=present)
-        for factor in ((19.0 / 20.0) ** self.search, (20.0 / 19.0) ** self.search):
-            own = self._damped(present * factor)
+        smaller, larger = present * (19.0 / 20.0) ** self.search, present * (20.0 / 19.0) ** self.search
+        for damping in (smaller, larger) if smaller >= LEAST else (larger,):
+            own = self._damped(damping)
             try:
                 inner = own.refreshed(state.inner)
                 natural = own.apply(inner, state.gradient)
