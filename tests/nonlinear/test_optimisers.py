@@ -248,44 +248,34 @@ def test_fitted_steps_minimise_the_exact_model() -> None:
 @pytest.mark.parametrize("search", [1, 2])
 def test_the_damping_that_the_model_likes_best_is_kept(search: int) -> None:
     net, theta, batch, _ = problem()
-    method = Preconditioned(
-        Kfac(1e-1, period=2, early=False), rule="fitted", adapt=0, damping=1e-3, search=search
-    )
-    rng, state, present, tried = np.random.default_rng(0), method.init(net, theta), 1e-1, set()
+    method = Preconditioned(Kfac(1e-1, period=1), rule="fitted", adapt=0, damping=1e-3, search=search)
+    rng, state, present, moved = np.random.default_rng(0), method.init(net, theta), 1e-1, 0
     for k in range(12):
         before, last = state.theta.copy(), state.velocity.copy()
         state, report = method.step(state, batch, rng)
         slope = passes.gradient(net, before, batch.x, batch.y)[1]
         matrix = curvature.true_fisher(net, before, batch.x).dense() + 1e-3 * np.eye(len(theta))
-        if k % search:
-            assert state.found == present
-            continue
         models = {}
-        # Inverses are of the present averages but for those of the damping in use, renewed every second update.
-        for factor in ((19 / 20) ** search, 1.0, (20 / 19) ** search) if k % 2 == 0 else ():
+        for factor in ((19 / 20) ** search, 1.0, (20 / 19) ** search) if k % search == 0 else (1.0,):
             solved = []
-            for a, g, part in zip(
-                state.inner.factors.inputs, state.inner.factors.outputs, net.slices, strict=True
-            ):
+            factors = zip(state.inner.factors.inputs, state.inner.factors.outputs, net.slices, strict=True)
+            for a, g, part in factors:
                 ratio = np.sqrt(np.trace(a) / len(a) / (np.trace(g) / len(g)))
                 root = np.sqrt(present * factor)
                 both = np.kron(a + root * ratio * np.eye(len(a)), g + root / ratio * np.eye(len(g)))
                 solved.append(np.linalg.solve(both, slope[part]))
             natural = np.concatenate(solved)
             span = np.column_stack([natural, last]) if k else natural[:, None]
-            weights = np.linalg.lstsq(span.T @ matrix @ span, -span.T @ slope)[0]
-            step = span @ weights
+            step = span @ np.linalg.lstsq(span.T @ matrix @ span, -span.T @ slope)[0]
             models[present * factor] = float(slope @ step + 0.5 * step @ matrix @ step), step
-        if models:
-            best = min(models, key=lambda damping: models[damping][0])
-            assert state.found == pytest.approx(best, rel=1e-14)
-            moved = models[best][1]
-            assert np.linalg.norm(state.theta - before - moved) <= 1e-8 * np.linalg.norm(moved)
-            assert report.products == 1 + (k > 0)
-        tried.add(round(np.log(state.found / present) / np.log(19 / 20) / search))
+        best = min(models, key=lambda damping: models[damping][0])
+        assert state.found == pytest.approx(best, rel=1e-14)
+        step = models[best][1]
+        assert np.linalg.norm(state.theta - before - step) <= 1e-8 * np.linalg.norm(step)
+        assert report.products == 1 + (k > 0)
+        moved += state.found != present
         present = state.found
-    # The search goes somewhere.
-    assert tried - {0}
+    assert moved  # the search goes somewhere
 
 
 @pytest.mark.parametrize(
