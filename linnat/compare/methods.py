@@ -188,8 +188,17 @@ def _kfac(s: Mapping[str, Any]) -> Optimiser[Any]:
 
 
 def _adaptive(s: Mapping[str, Any]) -> Optimiser[Any]:
-    inner, own = Kfac(s["damping"], s["decay"], s["period"]), {"every": s["every"], "adapt": s["adapt"]}
-    return Preconditioned(inner, rule="fitted", damping=s["trust"], search=s["search"], **own)
+    return Preconditioned(
+        Kfac(s["damping"], s["decay"], s["period"]),
+        _rate(s),
+        s["momentum"],
+        rule="rate" if s["warmup"] else "fitted",
+        warmup=s["warmup"],
+        every=s["every"],
+        damping=s["trust"],
+        adapt=s["adapt"],
+        search=s["search"],
+    )
 
 
 def _ekfac(s: Mapping[str, Any]) -> Optimiser[Any]:
@@ -231,6 +240,7 @@ KRONECKER: Settings = {
     "batch": 200,
     "doubling": 0,
 }
+HEAVY: Settings = {"rate": 1e-3, "halving": 0, "momentum": 0.99}  # after the warm-up, if there is one
 FITTED = ("damping", "decay", "period", "every", "trust", "adapt", "batch", "doubling")
 SMALL = Choice((50, 100, 200, 500))
 LARGE = Choice((200, 500, 1000))
@@ -311,7 +321,7 @@ _ALL = (
         "kfac-adaptive",
         "K-FAC, adaptive",
         "K-FAC whose damping is searched on the way (Martens and Grosse 2015, section 6.6)",
-        {**{name: KRONECKER[name] for name in FITTED}, "search": 20},
+        {**{name: KRONECKER[name] for name in FITTED}, "search": 20, "warmup": 0, **HEAVY},
         NATURAL,
         _adaptive,
     ),

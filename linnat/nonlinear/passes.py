@@ -380,6 +380,38 @@ def gauss_newton_product(
     With an identity output unit the link is canonical and G = F, whatever the targets; otherwise the output unit's own
     curvature enters with the residual.
     """
+    return _mean_of_shares(_gauss_newton_product, net, theta, work, targets, direction)
+
+
+def hessian_product(net: Network, theta: Array, work: Workspace, targets: Array, direction: Array) -> Array:
+    """Return H d of the mean loss, (…, P), exactly: Pearlmutter's (1994) R-operator on forward and backward pass."""
+    return _mean_of_shares(_hessian_product, net, theta, work, targets, direction)
+
+
+def _mean_of_shares(
+    product: Callable[[Network, Array, Workspace, Array, Array], Array],
+    net: Network,
+    theta: Array,
+    work: Workspace,
+    targets: Array,
+    direction: Array,
+) -> Array:
+    """Return a product that is a mean over rows, from those of parts of the rows."""
+    parts = shares(work.rows, members(8.0 * work.rows * direction.size))
+    tasks = [partial(product, net, theta, work.part(part), targets[part], direction) for part in parts]
+    total, *others = each(tasks, len(parts))
+    if not others:
+        return total
+    total *= (parts[0].stop - parts[0].start) / work.rows
+    for part, other in zip(parts[1:], others, strict=True):
+        other *= (part.stop - part.start) / work.rows
+        total += other
+    return total
+
+
+def _gauss_newton_product(
+    net: Network, theta: Array, work: Workspace, targets: Array, direction: Array
+) -> Array:
     before: list[Array] = []
     tangents = _tangents(net, theta, work, direction, before)
     output, name = work.outputs, net.activations[-1]
@@ -390,8 +422,7 @@ def gauss_newton_product(
     return _gathered(net, work, _errors_from(net, theta, work, (through + bent) / work.rows))
 
 
-def hessian_product(net: Network, theta: Array, work: Workspace, targets: Array, direction: Array) -> Array:
-    """Return H d of the mean loss, (…, P), exactly: Pearlmutter's (1994) R-operator on forward and backward pass."""
+def _hessian_product(net: Network, theta: Array, work: Workspace, targets: Array, direction: Array) -> Array:
     blocks, changes = net.blocks(theta), net.blocks(direction)
     before: list[Array] = []
     tangents = _tangents(net, theta, work, direction, before)

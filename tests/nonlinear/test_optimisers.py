@@ -319,6 +319,49 @@ def test_searches_that_cannot_be(inner: Any, options: Any, said: str) -> None:
         Preconditioned(inner, **{"rule": "fitted", "search": 5, **options})
 
 
+@pytest.mark.statement("O2")
+@pytest.mark.parametrize("rule", ["rate", "clipped"])
+def test_a_warmup_is_fitted_and_the_rule_begins_from_rest(rule: str) -> None:
+    net, theta, batch, _ = problem()
+    rate, momentum, inner = Hyperbolic(0.3, 10), 0.9, Kfac(1e-2)
+    fitted = Preconditioned(inner, rule="fitted", damping=0.3, search=2)
+    method = Preconditioned(inner, rate, momentum, rule=rule, damping=0.3, search=2, warmup=5)
+    one, two = fitted.init(net, theta), method.init(net, theta)
+    rngs = [np.random.default_rng(4) for _ in range(2)]
+    for _ in range(5):
+        (one, told), (two, same) = fitted.step(one, batch, rngs[0]), method.step(two, batch, rngs[1])
+        assert np.array_equal(told, same, equal_nan=True)
+    assert np.array_equal(one.theta, two.theta)
+    assert two.found is not None
+    assert two.found != inner.damping
+    expected, velocity, damped = two.theta.copy(), np.zeros_like(theta), Kfac(two.found)
+    for k in range(5, 12):
+        slope = passes.gradient(net, expected, batch.x, batch.y)[1]
+        two, report = method.step(two, batch, rngs[1])
+        natural = damped.apply(two.inner, slope)
+        step = rate.at(k)
+        if rule == "clipped":
+            step /= max(1.0, (step**2 * float(natural @ slope) / method.bound) ** 0.5)
+        velocity = momentum * velocity - step * natural
+        expected += velocity
+        assert np.abs(two.theta - expected).max() <= tolerances.solve(float, 60, 1e3) * np.abs(theta).max()
+        assert report.products == 0
+        assert two.found == damped.damping  # searched during the warm-up only
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rule": "fitted", "warmup": 3}, "warmup: expected 0"),
+        ({"warmup": -1}, "warmup"),
+        ({"warmup": 3, "with_loss": False}, "with_loss: expected True"),
+    ],
+)
+def test_warmups_that_cannot_be(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Preconditioned(Kfac(), **options)
+
+
 def test_woodbury_cannot_change_its_damping() -> None:
     net, theta, batch, rng = problem()
     method = Preconditioned(OnlineNaturalGradient(strategy="woodbury"), rule="fitted", search=1)

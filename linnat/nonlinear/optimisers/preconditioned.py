@@ -7,7 +7,9 @@ minimises the quadratic model ½ sᵀ(F + λ)s + gᵀs with the exact Fisher mat
 equations: no rate, no momentum to choose. sᵀF s' takes how the outputs move along both steps, J s and J s', and nothing
 that goes back. λ follows the ratio of what the loss lost to what the model foretold (Levenberg and Marquardt); the
 preconditioner's own damping may be searched on the way (section 6.6), since what serves far from the optimum holds back
-near to it.
+near to it. Where the gradient's noise rules, the best step for one minibatch keeps hardly any momentum: then a small
+rate with a large momentum gets further, but not from a start that only fitted steps leave. `warmup` does one after the
+other.
 "clipped" bounds the length of the step in the metric: ε is divided by max(1, √(sᵀPs/bound)).
 """
 
@@ -100,6 +102,10 @@ class Preconditioned:
     momentum : float or schedule
         μ, for "rate" and "clipped": v ← μ v − ε P⁻¹g.
     rule : "rate", "clipped" or "fitted"
+    warmup : int
+        For "rate" and "clipped": so many first updates follow "fitted", with all its settings. The rule begins
+        from rest then: a large momentum would carry the last fitted step on many times over. Schedules count from the
+        start.
     targets : "sampled" or "data"
         Whose errors feed the preconditioner: the model's (Fisher matrix) or the data's (empirical Fisher matrix).
     every : int
@@ -147,6 +153,7 @@ class Preconditioned:
     model_rows: int | None = 256
     with_loss: bool = True
     search: int = 0
+    warmup: int = 0
     _least: float = field(default=1e-10, repr=False)
 
     def __post_init__(self) -> None:
@@ -159,9 +166,11 @@ class Preconditioned:
         for name in ("rows", "model_rows"):
             if getattr(self, name) is not None:
                 as_count(getattr(self, name), name)
-        if self.rule == "fitted" and not self.with_loss:
+        if as_count(self.warmup, "warmup", low=0) and self.rule == "fitted":
+            fail("warmup", "0 for the rule 'fitted'", self.warmup)
+        if self._fits(0) and not self.with_loss:
             fail("with_loss", "True for the rule 'fitted'", False)
-        if as_count(self.search, "search", low=0) and self.rule != "fitted":
+        if as_count(self.search, "search", low=0) and not self._fits(0):
             fail("search", "0 for other rules than 'fitted'", self.search)
         if self.search and not isinstance(self.preconditioner, Adjustable):
             fail(
@@ -176,6 +185,10 @@ class Preconditioned:
         inner = self.preconditioner.init(net, start.dtype)
         zeros, buffers = np.zeros_like(start), (np.empty_like(start), np.empty_like(start))
         return PreconditionedState(net, start, 0, inner, zeros, self.damping, *buffers, None, None)
+
+    def _fits(self, updates: int) -> bool:
+        """Return whether the step after so many updates is a fitted one."""
+        return self.rule == "fitted" or updates < self.warmup
 
     @with_crew
     def step(
@@ -192,8 +205,8 @@ class Preconditioned:
             state = self._fed(state, batch, work, rng)
         natural = self._present(state).apply(state.inner, gradient, out=state.scratch)
         check_finite(value if self.with_loss else 0.0, square_of(natural))
-        products, ratio, foretold = 0, float("nan"), 0.0
-        if self.rule == "fitted":
+        products, ratio, foretold, fits = 0, float("nan"), 0.0, self._fits(state.updates)
+        if fits:
             fit = self._fit(state, batch, natural)
             if self.search and state.updates % self.search == 0:
                 state, fit = self._searched(state, batch, fit)
@@ -203,7 +216,7 @@ class Preconditioned:
             theta += state.velocity
         else:
             length = self._move(state, natural)
-        if self.rule == "fitted" and self.adapt and state.updates % self.adapt == 0:
+        if fits and self.adapt and state.updates % self.adapt == 0:
             forward(net, theta, batch.x, work)
             after = mean_loss(net.family, work.outputs, batch.y, work.errors[-1])
             ratio = (after - value) / foretold if foretold < 0 else float("nan")
@@ -231,6 +244,8 @@ class Preconditioned:
     def _move(self, state: PreconditionedState, natural: Array) -> float:
         rate = as_schedule(self.rate, "rate").at(state.updates)
         momentum = as_schedule(self.momentum, "momentum").at(state.updates)
+        if state.updates == self.warmup:
+            state.velocity[...] = 0.0
         if self.rule == "clipped":
             length = rate**2 * float(np.vdot(natural, state.gradient))
             rate /= max(1.0, (length / self.bound) ** 0.5)
