@@ -397,7 +397,8 @@ def _mean_of_shares(
     direction: Array,
 ) -> Array:
     """Return a product that is a mean over rows, from those of parts of the rows."""
-    parts = shares(work.rows, members(8.0 * work.rows * direction.size))
+    cost = 8.0 * work.rows * direction.size  # flops, of the cheaper product
+    parts = shares(work.rows, members(cost))
     tasks = [partial(product, net, theta, work.part(part), targets[part], direction) for part in parts]
     total, *others = each(tasks, len(parts))
     if not others:

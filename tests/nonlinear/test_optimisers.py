@@ -339,6 +339,9 @@ def test_a_warmup_is_fitted_and_the_rule_begins_from_rest(rule: str) -> None:
         slope = passes.gradient(net, expected, batch.x, batch.y)[1]
         two, report = method.step(two, batch, rngs[1])
         natural = damped.apply(two.inner, slope)
+        if k == 7:  # the eighth minibatch renews the inverses: in the damping that was found
+            pairs = zip(two.inner.inverses, damped.refreshed(two.inner).inverses, strict=True)
+            assert all(np.array_equal(m, n) for one_layer in pairs for m, n in zip(*one_layer, strict=True))
         step = rate.at(k)
         if rule == "clipped":
             step /= max(1.0, (step**2 * float(natural @ slope) / method.bound) ** 0.5)
