@@ -366,6 +366,12 @@ def fisher_product(net: Network, theta: Array, work: Workspace, direction: Array
         count = members(6.0 * work.rows * net.n_parameters)
         each([partial(rows_back, rows) for rows in shares(work.rows, count)], count)
         return pullback(net, work)
+    return _mean_of_shares(
+        lambda rows: _fisher_products(net, theta, work.part(rows), direction), work, direction
+    )
+
+
+def _fisher_products(net: Network, theta: Array, work: Workspace, direction: Array) -> Array:
     moved = net.family.fisher_product(work.outputs, pushforward(net, theta, work, direction))
     moved /= work.rows
     _slope(net.activations[-1], work.outputs, moved)
@@ -380,27 +386,25 @@ def gauss_newton_product(
     With an identity output unit the link is canonical and G = F, whatever the targets; otherwise the output unit's own
     curvature enters with the residual.
     """
-    return _mean_of_shares(_gauss_newton_product, net, theta, work, targets, direction)
+    return _mean_of_shares(
+        lambda rows: _gauss_newton_product(net, theta, work.part(rows), targets[rows], direction),
+        work,
+        direction,
+    )
 
 
 def hessian_product(net: Network, theta: Array, work: Workspace, targets: Array, direction: Array) -> Array:
     """Return H d of the mean loss, (…, P), exactly: Pearlmutter's (1994) R-operator on forward and backward pass."""
-    return _mean_of_shares(_hessian_product, net, theta, work, targets, direction)
+    return _mean_of_shares(
+        lambda rows: _hessian_product(net, theta, work.part(rows), targets[rows], direction), work, direction
+    )
 
 
-def _mean_of_shares(
-    product: Callable[[Network, Array, Workspace, Array, Array], Array],
-    net: Network,
-    theta: Array,
-    work: Workspace,
-    targets: Array,
-    direction: Array,
-) -> Array:
+def _mean_of_shares(product: Callable[[slice], Array], work: Workspace, direction: Array) -> Array:
     """Return a product that is a mean over rows, from those of parts of the rows."""
-    cost = 8.0 * work.rows * direction.size  # flops, of the cheaper product
+    cost = 8.0 * work.rows * direction.size  # flops, at least
     parts = shares(work.rows, members(cost))
-    tasks = [partial(product, net, theta, work.part(part), targets[part], direction) for part in parts]
-    total, *others = each(tasks, len(parts))
+    total, *others = each([partial(product, part) for part in parts], len(parts))
     if not others:
         return total
     total *= (parts[0].stop - parts[0].start) / work.rows

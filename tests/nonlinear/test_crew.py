@@ -116,26 +116,27 @@ def test_passes_in_shares(threads: Any, monkeypatch: pytest.MonkeyPatch) -> None
         assert np.abs(one - two).max() <= tolerances.product(float, 60) * 10 * size
 
 
-@pytest.mark.parametrize("product", [passes.gauss_newton_product, passes.hessian_product])
+@pytest.mark.parametrize("matrix", ["fisher", "gauss_newton", "hessian"])
 @pytest.mark.parametrize("shape", [(), (2, 1)])
 @pytest.mark.parametrize("output", ["identity", "tanh"])
-def test_products_with_targets_in_shares(
-    product: Any, shape: tuple[int, ...], output: str, threads: Any, monkeypatch: pytest.MonkeyPatch
+def test_products_in_shares(
+    matrix: str, shape: tuple[int, ...], output: str, threads: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(2)
     # 55 rows among three: shares of different sizes, which a mean of their means would weigh alike.
     net = Network(WIDTHS, ("tanh", "logistic", "softplus", output), "bernoulli")
     theta, x = initial(net, "glorot", rng=rng), rng.random((ROWS, WIDTHS[0]))
     directions, work = rng.standard_normal((*shape, net.n_parameters)), Workspace(net, ROWS)
+    product, given = getattr(passes, f"{matrix}_product"), () if matrix == "fisher" else (x,)
     passes.forward(net, theta, x, work)
     handed: list[object] = []
     wait = _crew._await
     monkeypatch.setattr(_crew, "_await", lambda *given: (handed.append(given), wait(*given))[1])
-    shared = product(net, theta, work, x, directions)
+    shared = product(net, theta, work, *given, directions)
     assert handed
     before, signals = directions.copy(), [h.copy() for h in work.hidden]
     alone(monkeypatch)
-    single = product(net, theta, work, x, directions)
+    single = product(net, theta, work, *given, directions)
     assert shared.shape == (*shape, net.n_parameters)
     assert np.abs(shared - single).max() <= tolerances.product(float, 60) * 10 * np.abs(single).max()
     assert np.array_equal(directions, before)
