@@ -2,7 +2,7 @@
 
 Correctness first: gradients of all libraries against ours in float64, factors of K-FAC against ours. Then ratios within
 one run. Inverses and eigenbases are amortised over their default periods: a step that renews them and one that does not
-are timed apart. No step computes the loss where that can be left out. What is not installed is skipped, and said.
+are timed apart. No step computes the loss or norms where they can be left out. What is not installed is skipped.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _steps(problem: Problem) -> tuple[dict[str, Call], list[str]]:
     exact = passes.gradient(net, theta.astype(float), problem.x.astype(float), problem.x.astype(float))[1]
     calls: dict[str, Call] = {
         "products": step_products(problem),
-        "SGD": cycle(GradientDescent(RATE, with_loss=False), problem),
+        "SGD": cycle(GradientDescent(RATE, with_loss=False, with_norms=False), problem),
     }
     found = {"linnat": passes.gradient(net, theta, problem.x, problem.x)[1]}
     told = []
@@ -141,7 +141,7 @@ def cycle(method: Any, problem: Problem) -> Call:
 def _preconditioned(problem: Problem) -> tuple[list[str], list[Row]]:
     """Return times of preconditioned steps over those of SGD, and of the products that the methods cannot avoid."""
     calls: dict[str, Call] = {
-        "SGD": cycle(GradientDescent(RATE, with_loss=False), problem),
+        "SGD": cycle(GradientDescent(RATE, with_loss=False, with_norms=False), problem),
         "products of a step": step_products(problem),
         "products with two factors": kronecker_products(problem),
     }

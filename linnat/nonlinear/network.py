@@ -76,12 +76,12 @@ class Network:
         """Number of layers L."""
         return len(self.widths) - 1
 
-    @property
+    @cached_property
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """The shape n_i × (n_{i−1} + 1) of each [W_i b_i]."""
         return tuple((n, m + 1) for m, n in pairwise(self.widths))
 
-    @property
+    @cached_property
     def n_parameters(self) -> int:
         """P = Σ_i n_i (n_{i−1} + 1)."""
         return sum(rows * columns for rows, columns in self.shapes)

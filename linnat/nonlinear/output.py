@@ -7,16 +7,16 @@ they are, written over, and looked at once, afterwards: a loss that is not finit
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 
 from linnat._checks import Array, InputError
 from linnat.families import Family, Gaussian
-from linnat.nonlinear._crew import each, members, shares, walk
+from linnat.nonlinear._crew import walk
+from linnat.nonlinear._relay import relay
 from linnat.nonlinear.activations import ACTIVATIONS, BLOCK, beside, row_blocks
 from linnat.nonlinear.network import Network
-from linnat.nonlinear.passes import Workspace, forward, pulled_back
+from linnat.nonlinear.passes import Visit, Workspace, forward, pulled_back
 
 SAFE = 1e-3  # of the largest number: rounding of sums stays below
 
@@ -163,57 +163,57 @@ def _log_normalisers(outputs: Array, scratch: Array) -> float:
     return total + float(scratch.sum(dtype=np.float64))
 
 
-def step_errors(
-    net: Network, theta: Array, x: Array, y: Array, work: Workspace, *, with_loss: bool = True
-) -> tuple[float, float]:
-    """Run forward, and back with the errors of the mean loss; nothing is checked.
-
-    Parameters
-    ----------
-    net : Network
-    theta : array (P,)
-    x : array (N, n_0)
-    y : array (N, n_L)
-    work : Workspace
-        Of N rows; all of one dtype.
-    with_loss : bool
-        The loss costs one more pass over the outputs; without it NaN is returned in its place.
+def _step(
+    net: Network,
+    theta: Array,
+    x: Array,
+    y: Array,
+    work: Workspace,
+    with_loss: bool,
+    fine: Callable[[float, float], bool],
+    *,
+    scale: float = 1.0,
+    out: Array | None = None,
+    visit: Visit | None = None,
+    with_square: bool = True,
+) -> tuple[float, bool, float, float]:
+    """Run forward, and back with the errors of the mean loss times the scale; make the gradient if that is fine.
 
     Returns
     -------
     loss : float
-    bound : float
-        No sum of squares of the gradient's entries is larger (Cauchy–Schwarz, Σ_i ‖h̃_{i−1}‖²‖δ_i‖²); NaN or inf where
-        signals or errors are.
-
-    Examples
-    --------
-    >>> net, work = Network((1, 1), family="gaussian"), Workspace(Network((1, 1)), 2)
-    >>> x, y = np.array([[1.0], [2.0]]), np.array([[2.0], [3.0]])
-    >>> step_errors(net, np.array([2.0, 0.0]), x, y, work)
-    (0.25, 1.75)
+        NaN without.
+    agreed, square, visited
+        As `_relay.relay`.
     """
     work.inputs, rows = x, len(x)
 
-    def rows_back(part: slice) -> tuple[float, list[float]]:
+    def back(part: slice, told: Callable[[int], None]) -> tuple[float, list[float]]:
         piece = work.part(part)
-        outputs, last = forward(net, theta, x[part], piece), piece.errors[-1]
-        value = mean_loss(net.family, outputs, y[part], last) if with_loss else np.nan
-        output_errors(net.family, outputs, y[part], last, 1.0 / rows)
-        piece.back(net, theta)
-        # A bounded unit's signals need not be looked at: a NaN in them is one in the errors.
-        signals = [_square(piece.inputs)]
-        for name, h in zip(net.activations[:-1], piece.hidden[:-1], strict=True):
-            signals.append(float(h.size) if ACTIVATIONS[name].bounded else _square(h))
-        return value * len(outputs), [*signals, *(_square(e) for e in piece.errors)]
+        # A loss that explodes is told once, by `check_finite`, and not by warnings on the way.
+        with np.errstate(over="ignore", invalid="ignore"):
+            outputs, last = forward(net, theta, x[part], piece), piece.errors[-1]
+            value = mean_loss(net.family, outputs, y[part], last) if with_loss else np.nan
+            output_errors(net.family, outputs, y[part], last, scale / rows)
+            piece.back(net, theta, told)
+            # A bounded unit's signals need not be looked at: a NaN in them is one in the errors.
+            signals = [_square(piece.inputs)]
+            for name, h in zip(net.activations[:-1], piece.hidden[:-1], strict=True):
+                signals.append(float(h.size) if ACTIVATIONS[name].bounded else _square(h))
+            return value * len(outputs), [*signals, *(_square(e) for e in piece.errors)]
 
-    # A loss that explodes is told once, by `check_finite`, and not by warnings on the way.
-    with np.errstate(over="ignore", invalid="ignore"):
-        count = members(4.0 * rows * net.n_parameters)
-        found = each([partial(rows_back, part) for part in shares(rows, count)], count)
-    squares = np.sum([part for _, part in found], axis=0)
-    bound = float((squares[: net.depth] + rows) @ squares[net.depth :])
-    return sum(value for value, _ in found) / rows, bound
+    def loss(found: list[tuple[float, list[float]]]) -> float:
+        return sum(value for value, _ in found) / rows
+
+    def agreed(found: list[tuple[float, list[float]]]) -> bool:
+        # No sum of squares of the gradient's entries is larger (Cauchy-Schwarz, Σ_i |h̃_{i-1}|² |δ_i|²); NaN or inf
+        # where signals or errors are.
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.sum([part for _, part in found], axis=0)
+            return fine(loss(found), float((squares[: net.depth] + rows) @ squares[net.depth :]))
+
+    found, fit, square, visited = relay(net, work, back, agreed, out, visit, with_square=with_square)
+    return loss(found), fit, square, visited
 
 
 def _square(array: Array) -> float:
@@ -228,8 +228,14 @@ def step_gradient(
 
     Parameters
     ----------
-    net, theta, x, y, work, with_loss
-        As for `step_errors`.
+    net : Network
+    theta : array (P,)
+    x : array (N, n_0)
+    y : array (N, n_L)
+    work : Workspace
+        Of N rows; all of one dtype.
+    with_loss : bool
+        The loss costs one more pass over the outputs; without it NaN is returned in its place.
     out : array (P,)
         Overwritten.
 
@@ -240,9 +246,7 @@ def step_gradient(
     >>> step_gradient(net, np.array([2.0, 0.0]), x, y, Workspace(net, 2), out), out
     ((0.25, 1.25), array([1. , 0.5]))
     """
-    value, _ = step_errors(net, theta, x, y, work, with_loss=with_loss)
-    with np.errstate(over="ignore", invalid="ignore"):
-        square, _ = pulled_back(net, work, out)
+    value, _, square, _ = _step(net, theta, x, y, work, with_loss, lambda value, bound: True, out=out)
     return value, square
 
 
@@ -252,25 +256,29 @@ def step_through(
     x: Array,
     y: Array,
     work: Workspace,
-    visit: Callable[[slice, Array], float],
+    visit: Visit,
     *,
+    scale: float = 1.0,
     with_loss: bool = True,
+    with_square: bool = True,
 ) -> tuple[float, float, float]:
     """Hand the gradient of the mean loss piece by piece to whoever makes a step of it, without ever holding it whole.
 
     Parameters
     ----------
     net, theta, x, y, work, with_loss
-        As for `step_errors`.
+        As for `step_gradient`.
     visit : callable(part, piece)
         Told where a piece lies in (P,) and what it holds, which it may overwrite; threads call it, in any order.
+    scale : float
+        Pieces hold the gradient times it: a rate costs nothing in the errors, and one more pass in the gradient.
 
     Returns
     -------
     loss : float
         NaN without.
     square : float
-        Of the gradient.
+        Of the gradient, times the scale's; NaN without, which spares one pass over the gradient.
     visited : float
         Sum of what the visits return.
 
@@ -289,13 +297,19 @@ def step_through(
     >>> step_through(net, theta, x, y, Workspace(net, 2), visit), theta
     ((0.25, 1.25, 1.0), array([ 1. , -0.5]))
     """
-    value, bound = step_errors(net, theta, x, y, work, with_loss=with_loss)
-    known = value if with_loss else 0.0
-    if np.isfinite(known) and bound < SAFE * float(np.finfo(theta.dtype).max):
-        return value, *pulled_back(net, work, None, visit)
+    most = SAFE * float(np.finfo(theta.dtype).max)
+
+    def fine(value: float, bound: float) -> bool:
+        return (np.isfinite(value) or not with_loss) and bound < most
+
+    value, agreed, square, visited = _step(
+        net, theta, x, y, work, with_loss, fine, scale=scale, visit=visit, with_square=with_square
+    )
+    if agreed:
+        return value, square, visited
     # So large, or not finite: the gradient is made once to be looked at.
     with np.errstate(over="ignore", invalid="ignore"):
-        check_finite(known, pulled_back(net, work, None)[0])
+        check_finite(value if with_loss else 0.0, pulled_back(net, work, None)[0])
     return value, *pulled_back(net, work, None, visit)
 
 

@@ -15,9 +15,9 @@ forward 2P, backward 2P, pullback 2P, pushforward 4P, Hessian product 12P.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, lru_cache, partial
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,12 +45,20 @@ class Workspace:
         Outputs of the layers; the last are the natural parameters of the family.
     errors : list of arrays (N, n_i), i = 1 … L
         Of the last backward pass: derivatives with respect to W_i h_{i−1} + b_i.
+    gradient : array (P,)
+        A buffer; furnished when it is first asked for.
     """
 
     def __init__(self, net: Network, rows: int, dtype: Any = np.float64) -> None:
         self.inputs: Array = np.zeros((0, net.widths[0]), dtype)
         self.hidden: list[Array] = [np.empty((rows, n), dtype) for n in net.widths[1:]]
         self.errors: list[Array] = [np.empty((rows, n), dtype) for n in net.widths[1:]]
+        self._size = net.n_parameters
+
+    @cached_property
+    def gradient(self) -> Array:
+        """A buffer (P,)."""
+        return np.empty(self._size, self.dtype)
 
     def part(self, rows: slice) -> Workspace:
         """Return the workspace of some of the rows: views of this one's signals and errors, which it writes over."""
@@ -70,18 +78,24 @@ class Workspace:
         """float32 or float64."""
         return self.hidden[0].dtype
 
-    def back(self, net: Network, theta: Array) -> None:
-        """Run the last errors, derivatives with respect to the outputs, back through the network, in place."""
+    def back(self, net: Network, theta: Array, told: Callable[[int], None] = lambda layer: None) -> None:
+        """Run the last errors, derivatives with respect to the outputs, back through the network, in place.
+
+        `told(i)` is called when the errors of layer i = L − 1 … 0 are there.
+        """
         count = members(2.0 * self.rows * net.n_parameters)
         if count > 1:
             parts = [self.part(rows) for rows in shares(self.rows, count)]
             each([partial(part.back, net, theta) for part in parts], count)
+            for i in range(net.depth - 1, -1, -1):
+                told(i)
             return
         blocks = net.blocks(theta)
-        multiply_by_slope(net.activations[-1], self.hidden[-1], self.errors[-1])
-        for i in range(net.depth - 2, -1, -1):
-            np.matmul(self.errors[i + 1], blocks[i + 1][:-1].T, out=self.errors[i])
+        for i in range(net.depth - 1, -1, -1):
+            if i < net.depth - 1:
+                np.matmul(self.errors[i + 1], blocks[i + 1][:-1].T, out=self.errors[i])
             multiply_by_slope(net.activations[i], self.hidden[i], self.errors[i])
+            told(i)
 
     @property
     def outputs(self) -> Array:
@@ -163,8 +177,75 @@ def pullback(net: Network, work: Workspace, out: Array | None = None) -> Array:
     return out
 
 
+Visit = Callable[[slice, Array], float]
+
+
+class Piece(NamedTuple):
+    """Some rows of a layer's T-block of a gradient.
+
+    Attributes
+    ----------
+    layer : int
+        0 … L − 1.
+    rows : slice
+        Of the block; the last row is the bias's.
+    part : slice
+        Where they lie in (P,).
+    """
+
+    layer: int
+    rows: slice
+    part: slice
+
+    @property
+    def size(self) -> int:
+        """How many numbers they hold."""
+        return int(self.part.stop - self.part.start)
+
+
+@lru_cache(maxsize=64)
+def pieces(shapes: tuple[tuple[int, int], ...], count: int) -> tuple[Piece, ...]:
+    """Cut the gradient of a network's shapes for so many threads: about four pieces each, none of them of two layers.
+
+    Examples
+    --------
+    >>> pieces(((5, 3), (2, 6)), 1)[1]
+    Piece(layer=1, rows=slice(0, 6, None), part=slice(15, 27, None))
+    """
+    total = sum(width * length for width, length in shapes)
+    most = max(1.0, total / (4 * count)) if count > 1 else float(total)
+    cut: list[Piece] = []
+    for i, (width, length) in enumerate(shapes):
+        start = cut[-1].part.stop if cut else 0
+        for rows in shares(length, ceil(width * length / most)):
+            cut.append(Piece(i, rows, slice(start + rows.start * width, start + rows.stop * width)))
+    return tuple(cut)
+
+
+def make_piece(work: Workspace, piece: Piece, out: Array | None) -> Array:
+    """Compute a piece of what `pullback` returns: in its place in `out` (P,), or in a room of this thread; flat."""
+    signal, error, rows = work.signals[piece.layer], work.errors[piece.layer], piece.rows
+    shape = rows.stop - rows.start, error.shape[1]
+    block = room("piece", error.dtype, shape)[0] if out is None else out[piece.part].reshape(shape)
+    last = rows.stop == signal.shape[1] + 1
+    inner = block[:-1] if last else block
+    np.matmul(signal[:, rows.start : rows.start + len(inner)].T, error, out=inner)
+    if last:
+        np.add.reduce(error, axis=0, out=block[-1])
+    return block.reshape(-1)
+
+
+def visit_piece(piece: Piece, flat: Array, visit: Visit) -> float:
+    """Visit a piece in blocks that stay in the cache: a visit walks over them several times."""
+    visited = 0.0
+    for start in range(0, len(flat), BLOCK):
+        block = flat[start : start + BLOCK]
+        visited += visit(slice(piece.part.start + start, piece.part.start + start + len(block)), block)
+    return visited
+
+
 def pulled_back(
-    net: Network, work: Workspace, out: Array | None, visit: Callable[[slice, Array], float] | None = None
+    net: Network, work: Workspace, out: Array | None, visit: Visit | None = None
 ) -> tuple[float, float]:
     """Compute what `pullback` returns, piece by piece.
 
@@ -184,46 +265,17 @@ def pulled_back(
     visited : float
         Sum of what the visits return.
     """
+
+    def one(piece: Piece) -> tuple[float, float]:
+        flat = make_piece(work, piece, out)
+        square = float(np.vdot(flat, flat))
+        return square, 0.0 if visit is None else visit_piece(piece, flat, visit)
+
     count = members(2.0 * work.rows * net.n_parameters)
-    most = max(1.0, net.n_parameters / (4 * count)) if count > 1 else float(net.n_parameters)
-    tasks: list[Callable[[], tuple[float, float]]] = []
-    costs: list[float] = []
-    for layer, shape, pair in zip(
-        net.slices, net.shapes, zip(work.signals, work.errors, strict=True), strict=True
-    ):
-        width, length = shape
-        for rows in shares(length, ceil(width * length / most)):
-            part = slice(layer.start + rows.start * width, layer.start + rows.stop * width)
-            tasks.append(partial(_piece, *pair, rows, part, out, visit))
-            costs.append(float(part.stop - part.start))
-    squares, visits = zip(*each(tasks, count, costs), strict=True)
+    cut = pieces(net.shapes, count)
+    found = each([partial(one, piece) for piece in cut], count, [float(piece.size) for piece in cut])
+    squares, visits = zip(*found, strict=True)
     return sum(squares), sum(visits)
-
-
-def _piece(
-    signal: Array,
-    error: Array,
-    rows: slice,
-    part: slice,
-    out: Array | None,
-    visit: Callable[[slice, Array], float] | None,
-) -> tuple[float, float]:
-    """Compute rows of a layer's T-block, the last of which is the bias's; return their square and a visit's number."""
-    shape = rows.stop - rows.start, error.shape[1]
-    piece = room("piece", error.dtype, shape)[0] if out is None else out[part].reshape(shape)
-    last = rows.stop == signal.shape[1] + 1
-    inner = piece[:-1] if last else piece
-    np.matmul(signal[:, rows.start : rows.start + len(inner)].T, error, out=inner)
-    if last:
-        np.add.reduce(error, axis=0, out=piece[-1])
-    flat, visited = piece.reshape(-1), 0.0
-    square = float(np.vdot(flat, flat))
-    if visit is not None:
-        # In blocks that stay in the cache: a visit walks over them several times.
-        for start in range(0, len(flat), BLOCK):
-            block = flat[start : start + BLOCK]
-            visited += visit(slice(part.start + start, part.start + start + len(block)), block)
-    return square, visited
 
 
 def vector_jacobian_product(net: Network, theta: Array, work: Workspace, cotangents: Array) -> Array:

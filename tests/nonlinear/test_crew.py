@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from linnat.hardware import blas_threads
-from linnat.nonlinear import _crew, passes
+from linnat.nonlinear import _crew, _relay, passes
 from linnat.nonlinear._crew import crew, each, members, shares, walk
 from linnat.nonlinear._rooms import room
 from linnat.nonlinear.activations import ACTIVATIONS
 from linnat.nonlinear.initial import initial
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.optimisers import Adam, Batch, GradientDescent, Preconditioned, Rmsprop, TruncatedNewton
-from linnat.nonlinear.output import DivergenceError, step_errors, step_gradient, step_through
+from linnat.nonlinear.output import DivergenceError, step_gradient, step_through
 from linnat.nonlinear.passes import Workspace
 from linnat.nonlinear.preconditioners import Ekfac, Kfac, OnlineNaturalGradient, Prong
 from tests import tolerances
@@ -104,11 +104,9 @@ def test_passes_in_shares(threads: Any, monkeypatch: pytest.MonkeyPatch) -> None
         if not shared:
             alone(monkeypatch)
         work = Workspace(net, ROWS)
-        value, bound = step_errors(net, theta, batch.x, batch.y, work)
         out = np.empty_like(theta)
-        _, square = step_gradient(net, theta, batch.x, batch.y, work, out)
+        value, square = step_gradient(net, theta, batch.x, batch.y, work, out)
         assert square == pytest.approx(out @ out, rel=1e-13)
-        assert square <= bound
         passes.forward(net, theta, batch.x, work)
         found.append((value, out, passes.fisher_product(net, theta, work, direction), work.outputs.copy()))
     for one, two in zip(*found, strict=True):
@@ -160,6 +158,77 @@ def test_pieces_make_the_gradient(threads: Any) -> None:
     assert np.array_equal(found, whole)
     assert told[:2] == (value, square)
     assert told[2] > net.depth  # layers were cut
+
+
+def test_whoever_is_back_begins_with_the_layers_above(threads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, theta, batch = problem()
+    whole, found, work = np.empty_like(theta), np.full_like(theta, np.nan), Workspace(net, ROWS)
+    value, square = step_gradient(net, theta, batch.x, batch.y, work, whole)
+    back, make, made, visits, shares_back = Workspace.back, _relay.make_piece, [], [], []
+
+    def late(self: Workspace, net: Network, theta: Any, told: Callable[[int], None]) -> None:
+        def slowly(layer: int) -> None:
+            told(layer)
+            if np.shares_memory(self.errors[0], work.errors[0][:1]):
+                time.sleep(0.03)
+
+        back(self, net, theta, slowly)
+        shares_back.append(1)
+
+    def noted(work: Workspace, piece: Any, out: Any) -> Any:
+        made.append((piece.layer, len(shares_back)))
+        return make(work, piece, out)
+
+    def visit(part: slice, piece: Any) -> float:
+        visits.append(len(shares_back))
+        found[part] = piece
+        piece[...] = np.nan
+        return 1.0
+
+    monkeypatch.setattr(Workspace, "back", late)
+    monkeypatch.setattr(_relay, "make_piece", noted)
+    told = step_through(net, theta, batch.x, batch.y, work, visit)
+    assert any(count == 2 for _, count in made)  # one of three shares is late, and nobody waits for it
+    assert made[0][0] == net.depth - 1
+    assert set(visits) == {3}
+    assert np.array_equal(found, whole)
+    assert told == (value, square, float(len(visits)))
+    made.clear()
+    shares_back.clear()
+    out = np.empty_like(theta)
+    assert step_gradient(net, theta, batch.x, batch.y, work, out) == (value, square)
+    assert np.array_equal(out, whole)
+    assert any(count == 2 for _, count in made)
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_share_that_fails_lets_nobody_wait(
+    kind: type[BaseException], first: bool, threads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, theta, batch = problem()
+    work, back, seen = Workspace(net, ROWS), Workspace.back, []
+
+    def fails(self: Workspace, net: Network, theta: Any, told: Callable[[int], None]) -> None:
+        if np.shares_memory(self.errors[0], work.errors[0][:1]) == first:
+            time.sleep(0.02)
+            raise kind("of a share")
+        back(self, net, theta, told)
+
+    monkeypatch.setattr(Workspace, "back", fails)
+    for run in (step_through, step_gradient):
+        with pytest.raises(kind, match="of a share"):
+            run(
+                net,
+                theta,
+                batch.x,
+                batch.y,
+                work,
+                np.empty_like(theta) if run is step_gradient else seen.append,
+            )
+    assert not seen
+    monkeypatch.undo()
+    assert np.isfinite(step_gradient(net, theta, batch.x, batch.y, work, np.empty_like(theta))[0])
 
 
 @pytest.mark.parametrize("where", ["x", "theta", "huge"])

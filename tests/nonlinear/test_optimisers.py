@@ -124,6 +124,33 @@ def run(method: Any, net: Network, theta: Any, batch: Batch, steps: int = 5, see
     return path
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_norms_may_be_left_out(momentum: float) -> None:
+    net, theta, batch, rng = problem()
+    found = []
+    for with_norms in (True, False):
+        method = GradientDescent(0.3, momentum, with_norms=with_norms)
+        state = method.init(net, theta)
+        for _ in range(3):
+            state, report = method.step(state, batch, rng)
+        found.append((state.theta, report))
+    assert np.array_equal(found[0][0], found[1][0])
+    assert found[0][1].loss == found[1][1].loss
+    assert np.isfinite(found[0][1][:3]).all()
+    assert np.isnan(found[1][1][1:3]).all()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_rate_of_zero_stands_still_and_tells_the_gradient(momentum: float) -> None:
+    net, theta, batch, rng = problem()
+    method = GradientDescent(0.0, momentum)
+    state, report = method.step(method.init(net, theta), batch, rng)
+    assert np.array_equal(state.theta, theta)
+    slope = passes.gradient(net, theta, batch.x, batch.y)[1]
+    assert report.gradient_norm == pytest.approx(np.linalg.norm(slope), rel=1e-12)
+    assert report.step_norm == 0.0
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_momentum_is_the_textbook_s(nesterov: bool) -> None:
     net, theta, batch, _ = problem()

@@ -60,6 +60,8 @@ class GradientDescent:
         Whether the gradient is taken ahead, at θ + μ v.
     with_loss : bool
         Whether reports carry the loss (NaN otherwise), one more pass over the outputs.
+    with_norms : bool
+        Whether they carry the norms (NaN otherwise), one more pass over the gradient.
 
     Examples
     --------
@@ -74,6 +76,7 @@ class GradientDescent:
     momentum: float | Schedule = 0.0
     nesterov: bool = False
     with_loss: bool = True
+    with_norms: bool = True
 
     def __post_init__(self) -> None:
         as_schedule(self.rate, "rate")
@@ -100,22 +103,33 @@ class GradientDescent:
             point = state.point
             _ahead(theta, velocity, momentum, point)
         plain = self.momentum == 0.0
+        scale = rate or 1.0  # the gradient's norm is told of a rate of 0 too
 
-        def visit(part: slice, gradient: Array) -> float:
-            gradient *= rate
+        def visit(part: slice, step: Array) -> float:
+            if rate == 0.0:
+                step[...] = 0.0
             if plain:
-                theta[part] -= gradient
+                theta[part] -= step
                 return 0.0
             moved = velocity[part]
             moved *= momentum
-            moved -= gradient
+            moved -= step
             theta[part] += moved
-            return float(np.vdot(moved, moved))
+            return float(np.vdot(moved, moved)) if self.with_norms else np.nan
 
         value, square, length = step_through(
-            state.net, point, batch.x, batch.y, work, visit, with_loss=self.with_loss
+            state.net,
+            point,
+            batch.x,
+            batch.y,
+            work,
+            visit,
+            scale=scale,
+            with_loss=self.with_loss,
+            with_square=self.with_norms,
         )
-        report = Report(value, square**0.5, rate * square**0.5 if plain else length**0.5)
+        norm = square**0.5 / scale
+        report = Report(value, norm, rate * norm if plain else length**0.5)
         return state._replace(updates=state.updates + 1, work=work), report
 
 
