@@ -161,6 +161,10 @@ def _rate(s: Mapping[str, Any]) -> float | Schedule:
     return Hyperbolic(s["rate"], s["halving"]) if s["halving"] else float(s["rate"])
 
 
+def _momentum(s: Mapping[str, Any]) -> float | Schedule:
+    return Growing(s["momentum"], s["growing"]) if s["growing"] else float(s["momentum"])
+
+
 def _nesterov(s: Mapping[str, Any]) -> Optimiser[Any]:
     return GradientDescent(_rate(s), Growing(s["momentum"], s["period"]), nesterov=True)
 
@@ -191,7 +195,7 @@ def _adaptive(s: Mapping[str, Any]) -> Optimiser[Any]:
     return Preconditioned(
         Kfac(s["damping"], s["decay"], s["period"]),
         _rate(s),
-        s["momentum"],
+        _momentum(s),
         rule="rate" if s["warmup"] else "fitted",
         warmup=s["warmup"],
         every=s["every"],
@@ -240,7 +244,8 @@ KRONECKER: Settings = {
     "batch": 200,
     "doubling": 0,
 }
-HEAVY: Settings = {"rate": 1e-3, "halving": 0, "momentum": 0.99}  # after the warm-up, if there is one
+# After the warm-up, if there is one; `growing` is the period of Nesterov's schedule of momenta.
+HEAVY: Settings = {"rate": 1e-3, "halving": 0, "momentum": 0.99, "growing": 0}
 FITTED = ("damping", "decay", "period", "every", "trust", "adapt", "batch", "doubling")
 SMALL = Choice((50, 100, 200, 500))
 LARGE = Choice((200, 500, 1000))
