@@ -56,6 +56,7 @@ WANTED = {
     "o5_natural_conjugate_gradient",
     "o5_order_of_the_stream",
     "o1_linear_autoencoder",
+    "o1_mnist_comparison",
     "o1_nonlinear_autoencoder",
     "s1_condition_against_depth",
     "x2_rates_from_the_spectrum",
@@ -161,6 +162,10 @@ CLAIMED = {
         "online",
         "sgd",
     ),
+    "o1_mnist_comparison": (
+        *("update", "seconds", "train_loss", "train_squared", "test_squared"),
+        *("hour_train_squared", "hour_seconds"),
+    ),
     "o1_nonlinear_autoencoder": ("errors", "test_errors"),
     "s1_condition_against_depth": ("formula", "dense"),
     "x2_rates_from_the_spectrum": ("flow", "networks", "saddles", "predicted", "measured"),
@@ -180,6 +185,7 @@ CLAIMED = {
 }
 # Errors and conditions are told from the truth by decades, everything else by a tenth.
 FACTOR = {
+    "o1_mnist_comparison": 10.0,
     "o1_nonlinear_autoencoder": 100.0,
     "o1_linear_autoencoder": 10.0,
     "o5_order_of_the_stream": 1000.0,
