@@ -116,8 +116,8 @@ def check(data: Data) -> None:
         claim(f"{name} over Nesterov and Adam at equal seconds", last[place[name]] / rivals, at_most=0.95)
     quarter = _at(data, 900.0)
     claim("the hour's budget", data["hour_seconds"][-1], at_least=HOUR, at_most=1.01 * HOUR)
-    claim("squared error after 15 minutes of the hour", quarter, at_most=1.01)
-    claim("squared error after the hour", data["hour_train_squared"][-1], at_most=0.72)
+    claim("squared error after 15 minutes of the hour", quarter, at_most=1.005)
+    claim("squared error after the hour", data["hour_train_squared"][-1], at_most=PUBLISHED["Nesterov"])
     middle = np.median(last, axis=1)
     ends = ", ".join(f"{LABELS[name]} {middle[k]:.2f}" for name, k in place.items())
     verdict(
@@ -169,7 +169,7 @@ def draw(data: Data) -> Figure:
     _draw_hour(axes[3], data)
     label_panels(axes)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
-    figure.suptitle("Autoencoder of MNIST: natural gradients are ahead of tuned first-order methods")
+    figure.suptitle("Autoencoder of MNIST: on training rows natural gradients are ahead of tuned methods")
     return figure
 
 

@@ -142,22 +142,24 @@ class _Relay:
             flat = make_piece(self._work, self.pieces[k], out)
             if self._with_square:
                 self.squares[k] = float(np.vdot(flat, flat))
-        if self._visit is None:
-            return
         with self._bell:
             if self.agreed is None:
                 self._kept.append((k, flat))
             if not self.agreed:
                 return
-        self.visited[k] = visit_piece(self.pieces[k], flat, self._visit)
+        self._use(k, flat)
 
     def rest(self) -> None:
         """Visit what was made before all rows were back."""
         with self._bell:
             self._bell.wait_for(lambda: self._over or self.agreed is not None)
-        while self._visit is not None:
+        while True:
             with self._bell:
                 if self._over or not self._kept:
                     return
                 k, flat = self._kept.pop()
+            self._use(k, flat)
+
+    def _use(self, k: int, flat: Array) -> None:
+        if self._visit is not None:
             self.visited[k] = visit_piece(self.pieces[k], flat, self._visit)

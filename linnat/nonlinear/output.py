@@ -310,7 +310,8 @@ def step_through(
     # So large, or not finite: the gradient is made once to be looked at.
     with np.errstate(over="ignore", invalid="ignore"):
         check_finite(value if with_loss else 0.0, pulled_back(net, work, None)[0])
-    return value, *pulled_back(net, work, None, visit)
+    square, visited = pulled_back(net, work, None, visit)
+    return value, square if with_square else np.nan, visited
 
 
 def square_of(vector: Array) -> float:

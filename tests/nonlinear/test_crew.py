@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from linnat.hardware import blas_threads
-from linnat.nonlinear import _crew, _relay, passes
+from linnat.nonlinear import _crew, _relay, output, passes
 from linnat.nonlinear._crew import crew, each, members, shares, walk
 from linnat.nonlinear._rooms import room
 from linnat.nonlinear.activations import ACTIVATIONS
@@ -112,6 +112,22 @@ def test_passes_in_shares(threads: Any, monkeypatch: pytest.MonkeyPatch) -> None
     for one, two in zip(*found, strict=True):
         size = np.abs(two).max()
         assert np.abs(one - two).max() <= tolerances.product(float, 60) * 10 * size
+
+
+def test_no_gradient_is_larger_than_the_bound_that_lets_it_be_used(threads: Any) -> None:
+    net, theta, batch = problem()
+    bounds: list[float] = []
+
+    def fine(value: float, bound: float) -> bool:
+        bounds.append(bound)
+        return True
+
+    for scale in (1.0, 0.01):
+        for weight in (0.1, 1.0, 10.0):
+            work = Workspace(net, ROWS)
+            told = output._step(net, weight * theta, batch.x, batch.y, work, True, fine, scale=scale)
+            assert 0 < told[2] <= bounds[-1] < np.inf
+    assert len(bounds) == 6
 
 
 @pytest.mark.parametrize("matrix", ["fisher", "gauss_newton", "hessian"])

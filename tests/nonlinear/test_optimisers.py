@@ -140,15 +140,20 @@ def test_norms_may_be_left_out(momentum: float) -> None:
     assert np.isnan(found[1][1][1:3]).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_a_rate_of_zero_stands_still_and_tells_the_gradient(momentum: float) -> None:
+@pytest.mark.parametrize("rate", [0.0, 1e-25, 1e-6, 0.3, 1e3, 1e8, -0.1])
+def test_the_norm_of_the_gradient_is_told_at_any_rate(rate: float, momentum: float, dtype: Any) -> None:
     net, theta, batch, rng = problem()
-    method = GradientDescent(0.0, momentum)
-    state, report = method.step(method.init(net, theta), batch, rng)
-    assert np.array_equal(state.theta, theta)
-    slope = passes.gradient(net, theta, batch.x, batch.y)[1]
-    assert report.gradient_norm == pytest.approx(np.linalg.norm(slope), rel=1e-12)
-    assert report.step_norm == 0.0
+    rows, theta = Batch(batch.x.astype(dtype), batch.y.astype(dtype)), theta.astype(dtype)
+    method = GradientDescent(rate, momentum)
+    state, report = method.step(method.init(net, theta), rows, rng)
+    slope = passes.gradient(net, theta, rows.x, rows.y)[1]
+    error = tolerances.product(dtype, 60)
+    assert report.gradient_norm == pytest.approx(np.linalg.norm(slope), rel=error)
+    step = np.abs(slope).max() * abs(rate)
+    assert np.abs(state.theta - (theta - rate * slope)).max() <= error * (np.abs(theta).max() + step)
+    assert (rate != 0.0) or np.array_equal(state.theta, theta)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

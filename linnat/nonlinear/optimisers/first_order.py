@@ -21,6 +21,8 @@ from linnat.nonlinear.output import step_through
 from linnat.nonlinear.passes import Workspace
 from linnat.nonlinear.schedules import Schedule, as_schedule
 
+USUAL = (1e-6, 1e3)  # rates
+
 
 class DescentState(NamedTuple):
     """Parameters, velocity, and a buffer.
@@ -103,11 +105,12 @@ class GradientDescent:
             point = state.point
             _ahead(theta, velocity, momentum, point)
         plain = self.momentum == 0.0
-        scale = rate or 1.0  # the gradient's norm is told of a rate of 0 too
+        # The rate comes with the errors, where squares of the gradient so scaled keep within float32.
+        scale = rate if USUAL[0] <= rate <= USUAL[1] else 1.0
 
         def visit(part: slice, step: Array) -> float:
-            if rate == 0.0:
-                step[...] = 0.0
+            if scale != rate:
+                step *= rate
             if plain:
                 theta[part] -= step
                 return 0.0
