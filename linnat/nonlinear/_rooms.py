@@ -1,5 +1,8 @@
 """Where do intermediate results lie? In rooms that each thread keeps, one for each purpose, and furnishes anew.
 
+Arrays that are used together lie side by side in one allocation, each from the beginning of a cache line: NumPy asks
+for huge pages where an array has 4 MiB, which the signals of a single layer have not.
+
 What is in a room means nothing to whoever enters it next: no function may keep an array of a room after its return,
 nor enter a room that a caller is in. The purposes: "block", of elementwise functions; "piece", of a gradient; "layer"
 and "inside", of preconditioners.
@@ -8,13 +11,16 @@ and "inside", of preconditioners.
 from __future__ import annotations
 
 import threading
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import accumulate
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from linnat._checks import Array
+
+LINE = 64  # bytes of a cache line
 
 _rooms = threading.local()
 
@@ -28,12 +34,39 @@ def room(purpose: str, dtype: Any, *shapes: tuple[int, ...]) -> list[Array]:
     >>> first.shape, second.shape, np.shares_memory(first, room("example", float, (6,))[0])
     ((2, 3), (4,), True)
     """
-    ends = [0]
-    for shape in shapes:
-        ends.append(ends[-1] + prod(shape))
     kind = np.dtype(dtype)
-    key = f"{purpose} {kind.char}"
+    key, ends = f"{purpose} {kind.char}", _ends(kind, shapes)
     whole = _rooms.__dict__.get(key)
     if whole is None or whole.size < ends[-1]:
-        whole = _rooms.__dict__[key] = np.empty(ends[-1], kind)
-    return [whole[a:b].reshape(shape) for (a, b), shape in zip(pairwise(ends), shapes, strict=True)]
+        whole = _rooms.__dict__[key] = _allocated(kind, ends[-1])
+    return _cut(whole, ends, shapes)
+
+
+def side_by_side(dtype: Any, *shapes: tuple[int, ...]) -> list[Array]:
+    """Return arrays, not filled, in an allocation of their own.
+
+    Examples
+    --------
+    >>> first, second = side_by_side(float, (2, 3), (4,))
+    >>> first.shape, second.shape, (second.ctypes.data - first.ctypes.data) % 64
+    ((2, 3), (4,), 0)
+    """
+    kind = np.dtype(dtype)
+    ends = _ends(kind, shapes)
+    return _cut(_allocated(kind, ends[-1]), ends, shapes)
+
+
+def _ends(kind: np.dtype[Any], shapes: Sequence[tuple[int, ...]]) -> list[int]:
+    """Return where arrays begin, at cache lines, and where the last one ends."""
+    line = LINE // kind.itemsize
+    return list(accumulate((-(-prod(shape) // line) * line for shape in shapes), initial=0))
+
+
+def _allocated(kind: np.dtype[Any], size: int) -> Array:
+    whole = np.empty(size + LINE // kind.itemsize, kind)
+    start = (-whole.ctypes.data % LINE) // kind.itemsize
+    return whole[start : start + size]
+
+
+def _cut(whole: Array, ends: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    return [whole[a : a + prod(shape)].reshape(shape) for a, shape in zip(ends[:-1], shapes, strict=True)]

@@ -23,7 +23,7 @@ import numpy as np
 
 from linnat._checks import Array, as_rows, fail
 from linnat.nonlinear._crew import each, members, shares
-from linnat.nonlinear._rooms import room
+from linnat.nonlinear._rooms import room, side_by_side
 from linnat.nonlinear.activations import BLOCK, activate, multiply_by_bend, multiply_by_slope
 from linnat.nonlinear.network import Network
 
@@ -51,8 +51,10 @@ class Workspace:
 
     def __init__(self, net: Network, rows: int, dtype: Any = np.float64) -> None:
         self.inputs: Array = np.zeros((0, net.widths[0]), dtype)
-        self.hidden: list[Array] = [np.empty((rows, n), dtype) for n in net.widths[1:]]
-        self.errors: list[Array] = [np.empty((rows, n), dtype) for n in net.widths[1:]]
+        shapes = [(rows, n) for n in net.widths[1:]]
+        whole = side_by_side(dtype, *shapes, *shapes)
+        self.hidden: list[Array] = whole[: net.depth]
+        self.errors: list[Array] = whole[net.depth :]
         self._size = net.n_parameters
 
     @cached_property
