@@ -25,7 +25,7 @@ from linnat.nonlinear.optimisers import (
     TruncatedNewton,
 )
 from linnat.nonlinear.preconditioners import Ekfac, Kfac, OnlineNaturalGradient, Prong, Tonga
-from linnat.nonlinear.schedules import Exponential, Growing, Hyperbolic, Schedule
+from linnat.nonlinear.schedules import Exponential, Growing, Hyperbolic, Schedule, as_steps
 
 Setting: TypeAlias = float | int | str
 Settings: TypeAlias = Mapping[str, Setting]
@@ -162,6 +162,11 @@ def _rate(s: Mapping[str, Any]) -> float | Schedule:
 
 
 def _momentum(s: Mapping[str, Any]) -> float | Schedule:
+    if s["momenta"]:
+        steps = as_steps(s["momenta"], "momenta")
+        if not all(0.0 <= value < 1.0 for value in steps.values):
+            fail("momenta", "numbers in [0, 1)", s["momenta"])
+        return steps
     return Growing(s["momentum"], s["growing"]) if s["growing"] else float(s["momentum"])
 
 
@@ -244,8 +249,9 @@ KRONECKER: Settings = {
     "batch": 200,
     "doubling": 0,
 }
-# After the warm-up, if there is one; `growing` is the period of Nesterov's schedule of momenta.
-HEAVY: Settings = {"rate": 1e-3, "halving": 0, "momentum": 0.99, "growing": 0}
+# After the warm-up, if there is one. `growing` is the period of Nesterov's schedule of momenta; `momenta`, in the words of
+# `as_steps`, stand in the place of both.
+HEAVY: Settings = {"rate": 1e-3, "halving": 0, "momentum": 0.99, "growing": 0, "momenta": ""}
 FITTED = ("damping", "decay", "period", "every", "trust", "adapt", "batch", "doubling")
 SMALL = Choice((50, 100, 200, 500))
 LARGE = Choice((200, 500, 1000))

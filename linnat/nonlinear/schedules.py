@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 from linnat._checks import as_count, as_scalar, fail
@@ -132,6 +133,37 @@ class Growing:
         if self.final is not None and self.total is not None and update >= self.total - self.last:
             return self.final
         return min(1.0 - 0.5 / (update // self.period + 1), self.largest)
+
+
+def as_steps(text: str, name: str) -> Steps:
+    """Return a schedule from words: the first value, then updates and the values that hold from them on.
+
+    Parameters
+    ----------
+    text : str
+        "0.99, 1400: 0.995, 2500: 0.998".
+    name : str
+        Of the argument.
+
+    Raises
+    ------
+    InputError
+        For anything else, or updates that do not increase.
+
+    Examples
+    --------
+    >>> as_steps("0.99, 1400: 0.995", "momenta")
+    Steps(values=(0.99, 0.995), boundaries=(1400,))
+    """
+    first, *others = text.split(",")
+    try:
+        pairs = [(int(update), float(value)) for update, value in (part.split(":") for part in others)]
+        values, boundaries = (float(first), *(value for _, value in pairs)), tuple(update for update, _ in pairs)
+    except ValueError:
+        fail(name, "'value, update: value, …' such as '0.99, 1400: 0.995'", repr(text))
+    if any(a >= b for a, b in pairwise((0, *boundaries))):
+        fail(name, "updates that increase", repr(text))
+    return Steps(values, boundaries)
 
 
 Schedule: TypeAlias = Constant | Exponential | Hyperbolic | Steps | Growing

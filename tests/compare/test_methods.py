@@ -59,7 +59,7 @@ def test_every_setting_reaches_the_optimiser() -> None:
         before = repr((method.build(method.defaults), batch(method.defaults)))
         for name, value in method.defaults.items():
             if isinstance(value, str):
-                other = {"fitted": "clipped", "eigen": "cholesky", "rows": "mean", "fisher": "hessian"}
+                other = {"": "0.5, 3: 0.9", "fitted": "clipped", "eigen": "cholesky", "rows": "mean", "fisher": "hessian"}
                 changed = other.get(value, "fisher")
             elif name in ("momentum", "decay", "beta1", "beta2", "warm", "cutoff"):
                 changed = 0.123
@@ -94,6 +94,8 @@ def test_a_batch_may_double_and_a_rate_may_halve() -> None:
         ("sgd", {"rate": float("nan")}, "finite"),
         ("kfac", {"damping": -1.0}, "damping"),
         ("kfac", {"rule": 3}, "a word"),
+        ("kfac-adaptive", {"momenta": "much"}, "'value, update: value, …'"),
+        ("kfac-adaptive", {"momenta": "0.9, 5: 1.0"}, r"numbers in \[0, 1\)"),
         ("kfac", {"rule": "newton"}, "rule"),
     ],
 )

@@ -39,7 +39,7 @@ from linnat.nonlinear.preconditioners import (
     OnlineNaturalGradient,
     Prong,
 )
-from linnat.nonlinear.schedules import Constant, Exponential, Growing, Hyperbolic, Steps
+from linnat.nonlinear.schedules import Constant, Exponential, Growing, Hyperbolic, Steps, as_steps
 from linnat.nonlinear.statistics import gather
 from tests import tolerances
 from tests.nonlinear.test_passes import FAMILIES, targets
@@ -634,9 +634,15 @@ def test_schedules() -> None:
     growing = Growing(0.99, final=0.9, last=10, total=1000)
     assert [growing.at(k) for k in (0, 989, 990)] == [0.5, 1 - 2 ** (-1 - np.log2(4)), 0.9]
     assert Growing(0.9).at(10**6) == 0.9
+    assert [as_steps("0.9, 2:0.5 ,4 : 0", "momenta").at(k) for k in (0, 1, 2, 3, 4)] == [0.9, 0.9, 0.5, 0.5, 0.0]
+    assert as_steps("0.9", "momenta").at(7) == 0.9
     for make, message in (
         (lambda: Steps((1.0,), (2,)), "boundaries: expected"),
         (lambda: Steps((1.0, 2.0, 3.0), (4, 4)), "boundaries: expected"),
+        (lambda: as_steps("0.9; 3: 0.5", "momenta"), "momenta: expected 'value, update: value, …'"),
+        (lambda: as_steps("0.9, 3: 0.5, 3: 0.2", "momenta"), "momenta: expected updates that increase"),
+        (lambda: as_steps("0.9, 0: 0.5", "momenta"), "momenta: expected updates that increase"),
+        (lambda: as_steps("nan, 3: 0.5", "momenta"), "values: expected"),
         (lambda: Growing(0.9, final=0.5), "total: expected given if and only if"),
         (lambda: Exponential(1.0, 0.0), "factor: expected"),
         (lambda: Hyperbolic(1.0, 0), "halving: expected"),
