@@ -249,8 +249,8 @@ KRONECKER: Settings = {
     "batch": 200,
     "doubling": 0,
 }
-# After the warm-up, if there is one. `growing` is the period of Nesterov's schedule of momenta; `momenta`, in the words of
-# `as_steps`, stand in the place of both.
+# After the warm-up, if there is one. `growing` is the period of Nesterov's schedule of momenta; `momenta`, in the words
+# of `as_steps`, stand in the place of both.
 HEAVY: Settings = {"rate": 1e-3, "halving": 0, "momentum": 0.99, "growing": 0, "momenta": ""}
 FITTED = ("damping", "decay", "period", "every", "trust", "adapt", "batch", "doubling")
 SMALL = Choice((50, 100, 200, 500))

@@ -158,7 +158,10 @@ def as_steps(text: str, name: str) -> Steps:
     first, *others = text.split(",")
     try:
         pairs = [(int(update), float(value)) for update, value in (part.split(":") for part in others)]
-        values, boundaries = (float(first), *(value for _, value in pairs)), tuple(update for update, _ in pairs)
+        values, boundaries = (
+            (float(first), *(value for _, value in pairs)),
+            tuple(update for update, _ in pairs),
+        )
     except ValueError:
         fail(name, "'value, update: value, …' such as '0.99, 1400: 0.995'", repr(text))
     if any(a >= b for a, b in pairwise((0, *boundaries))):

@@ -634,7 +634,13 @@ def test_schedules() -> None:
     growing = Growing(0.99, final=0.9, last=10, total=1000)
     assert [growing.at(k) for k in (0, 989, 990)] == [0.5, 1 - 2 ** (-1 - np.log2(4)), 0.9]
     assert Growing(0.9).at(10**6) == 0.9
-    assert [as_steps("0.9, 2:0.5 ,4 : 0", "momenta").at(k) for k in (0, 1, 2, 3, 4)] == [0.9, 0.9, 0.5, 0.5, 0.0]
+    assert [as_steps("0.9, 2:0.5 ,4 : 0", "momenta").at(k) for k in (0, 1, 2, 3, 4)] == [
+        0.9,
+        0.9,
+        0.5,
+        0.5,
+        0.0,
+    ]
     assert as_steps("0.9", "momenta").at(7) == 0.9
     for make, message in (
         (lambda: Steps((1.0,), (2,)), "boundaries: expected"),
