@@ -189,6 +189,7 @@ class _Helper:
         while True:
             ticket, job = self.todo.get()
             job()
+            del job  # nor does a thread that waits hold on to anybody's arrays
             self.done.put(ticket)
 
 

@@ -64,7 +64,7 @@ class Draw:
     def __init__(self, x: Array, y: Array, batch: Schedule, seed: int, metric: Array | None = None) -> None:
         self.x, self.y, self.batch, self.seed, self.metric = x, y, batch, seed, metric
         self._epoch, self._order = -1, np.empty(0, np.intp)
-        self._buffers: dict[tuple[str, int], Array] = {}
+        self._buffers: dict[str, Array] = {}
 
     def __call__(self, update: int, examples: int) -> tuple[Array, Array, Array | None, int]:
         """Return x, y, the metric's rows, and the number of examples seen after them; arrays are buffers."""
@@ -96,12 +96,13 @@ class Draw:
         return self._order
 
     def _taken(self, name: str, rows: Array, places: Array) -> Array:
-        key = (name, len(places))
-        if key not in self._buffers:
-            self._buffers = {k: v for k, v in self._buffers.items() if k[0] != name}
-            self._buffers[key] = np.empty((len(places), rows.shape[1]), rows.dtype)
+        kept, count = self._buffers.get(name), len(places)
+        if kept is None or not count <= len(kept) <= 4 * count:
+            # A batch that has grown may grow on.
+            room = count if kept is None or count < len(kept) else count + count // 4
+            kept = self._buffers[name] = np.empty((room, rows.shape[1]), rows.dtype)
         # Places are within bounds: "clip" spares the copy that the default makes for safety.
-        return np.take(rows, places, axis=0, out=self._buffers[key], mode="clip")
+        return np.take(rows, places, axis=0, out=kept[:count], mode="clip")
 
 
 def average(mean: Array, theta: Array, count: int, decay: float) -> None:

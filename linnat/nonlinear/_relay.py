@@ -64,7 +64,8 @@ def relay(
     """
     run = _Relay(net, work, back, fine, out, visit, with_square)
     # Taken in this order: who waits for rows knows that somebody has them.
-    tasks = [*run.rows, *[run.piece] * len(run.pieces), *[run.rest] * run.count]
+    rows: list[Callable[[], None]] = [partial(run.rows, k, part) for k, part in enumerate(run.parts)]
+    tasks = [*rows, *[run.piece] * len(run.pieces), *[run.rest] * run.count]
     each(tasks, run.count)
     square = sum(run.squares) if run.agreed and with_square else np.nan
     return run.found, bool(run.agreed), square, sum(run.visited)
@@ -84,9 +85,8 @@ class _Relay:
         with_square: bool,
     ) -> None:
         self.count = members(6.0 * work.rows * net.n_parameters)
-        parts, self.pieces = shares(work.rows, self.count), pieces(net.shapes, self.count)
-        self.rows: list[Callable[[], None]] = [partial(self._rows, k, part) for k, part in enumerate(parts)]
-        self.found: list[Any] = [None] * len(parts)
+        self.parts, self.pieces = shares(work.rows, self.count), pieces(net.shapes, self.count)
+        self.found: list[Any] = [None] * len(self.parts)
         self.squares, self.visited = [0.0] * len(self.pieces), [0.0] * len(self.pieces)
         self.agreed: bool | None = None  # until all rows are back
         self._work, self._back, self._fine = work, back, fine
@@ -95,7 +95,7 @@ class _Relay:
         self._early = work.gradient if out is None and self.count > 1 else out
         self._bell = threading.Condition()
         self._failed = False
-        self._under_way, self._missing = len(parts), [len(parts)] * net.depth
+        self._under_way, self._missing = len(self.parts), [len(self.parts)] * net.depth
         self._left = sorted(range(len(self.pieces)), key=lambda k: -self.pieces[k].layer)
         self._kept: list[tuple[int, Array]] = []
 
@@ -103,7 +103,7 @@ class _Relay:
     def _over(self) -> bool:
         return self._failed or self.agreed is False
 
-    def _rows(self, k: int, part: slice) -> None:
+    def rows(self, k: int, part: slice) -> None:
         """Bring a share of the rows back; the last one asks whether all is fine."""
         try:
             self.found[k] = self._back(part, self._told)

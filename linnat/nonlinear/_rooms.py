@@ -21,6 +21,9 @@ import numpy as np
 from linnat._checks import Array
 
 LINE = 64  # bytes of a cache line
+MOST = (
+    1 << 25
+)  # bytes; what is larger, glibc gives back to the system at once: its pages are filled with zeros anew
 
 _rooms = threading.local()
 
@@ -43,7 +46,7 @@ def room(purpose: str, dtype: Any, *shapes: tuple[int, ...]) -> list[Array]:
 
 
 def side_by_side(dtype: Any, *shapes: tuple[int, ...]) -> list[Array]:
-    """Return arrays, not filled, in an allocation of their own.
+    """Return arrays, not filled, in an allocation of their own; each alone where together they are too large.
 
     Examples
     --------
@@ -53,6 +56,8 @@ def side_by_side(dtype: Any, *shapes: tuple[int, ...]) -> list[Array]:
     """
     kind = np.dtype(dtype)
     ends = _ends(kind, shapes)
+    if ends[-1] * kind.itemsize > MOST and len(shapes) > 1:
+        return [side_by_side(kind, shape)[0] for shape in shapes]
     return _cut(_allocated(kind, ends[-1]), ends, shapes)
 
 

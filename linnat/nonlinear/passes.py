@@ -52,19 +52,25 @@ class Workspace:
     def __init__(self, net: Network, rows: int, dtype: Any = np.float64) -> None:
         self.inputs: Array = np.zeros((0, net.widths[0]), dtype)
         shapes = [(rows, n) for n in net.widths[1:]]
-        whole = side_by_side(dtype, *shapes, *shapes)
-        self.hidden: list[Array] = whole[: net.depth]
-        self.errors: list[Array] = whole[net.depth :]
+        self.hidden: list[Array] = side_by_side(dtype, *shapes)
+        self.errors: list[Array] = side_by_side(dtype, *shapes)
         self._size = net.n_parameters
+        self._whole: Workspace | None = None
 
     @cached_property
     def gradient(self) -> Array:
-        """A buffer (P,)."""
-        return np.empty(self._size, self.dtype)
+        """A buffer (P,); of the whole."""
+        return np.empty(self._size, self.dtype) if self._whole is None else self._whole.gradient
+
+    @property
+    def whole(self) -> Workspace:
+        """Return the workspace of which this is a part, or itself."""
+        return self if self._whole is None else self._whole
 
     def part(self, rows: slice) -> Workspace:
         """Return the workspace of some of the rows: views of this one's signals and errors, which it writes over."""
         piece = object.__new__(Workspace)
+        piece._size, piece._whole = self._size, self.whole
         piece.inputs = self.inputs[rows]
         piece.hidden = [h[rows] for h in self.hidden]
         piece.errors = [e[rows] for e in self.errors]

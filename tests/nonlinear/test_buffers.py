@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
+import weakref
 from typing import Any
 
 import numpy as np
 import pytest
 
+from linnat.hardware import blas_threads
+from linnat.nonlinear import _crew
 from linnat.nonlinear._rooms import room
 from linnat.nonlinear.activations import ACTIVATIONS, activate, multiply_by_slope
 from linnat.nonlinear.initial import initial
@@ -74,14 +78,15 @@ def test_nor_do_other_units(unit: str) -> None:
 
 
 def test_an_allocation_is_seen() -> None:
-    # Another number of rows at every update needs another workspace.
+    # More rows need another workspace.
     net, theta, batch = problem()
+    longer = np.concatenate([batch.x, batch.x[:1]])
     method, rng = GradientDescent(0.01), np.random.default_rng(0)
     state, _ = method.step(method.init(net, theta), batch, rng)
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        method.step(state, Batch(batch.x[:-1], batch.y[:-1]), rng)
+        method.step(state, Batch(longer, longer), rng)
         assert tracemalloc.get_traced_memory()[1] - before > 10 * SMALL
     finally:
         tracemalloc.stop()
@@ -98,6 +103,47 @@ def test_arrays_stay_where_they_are(method: Any) -> None:
         state, _ = method.step(state, batch, rng)
     assert before
     assert places(state) == before
+
+
+def test_a_batch_that_grows_gets_room_to_grow_on() -> None:
+    net, theta, batch = problem(rows=2 * ROWS)
+    method, rng = GradientDescent(0.01), np.random.default_rng(0)
+    state, found = method.init(net, theta), []
+    for rows in (ROWS, ROWS + 1, ROWS + 2, ROWS + ROWS // 4, ROWS - 1, ROWS // 5, ROWS // 5 + 1):
+        state, _ = method.step(state, Batch(batch.x[:rows], batch.y[:rows]), rng)
+        assert state.work is not None
+        assert state.work.rows == rows
+        found.append(places(state)[-1])  # of the errors, which follow upon the signals
+    assert len({found[1], found[2], found[3], found[4]}) == 1
+    assert len({found[0], found[1], found[5], found[6]}) == 4
+
+    start, alone = method.init(net, theta), method.init(net, theta)
+    for rows in (ROWS, ROWS + 1, ROWS + 2):
+        part = Batch(batch.x[:rows], batch.y[:rows])
+        start = method.step(start, part, rng)[0]
+        alone = method.step(alone._replace(work=None), part, rng)[0]
+    assert np.array_equal(start.theta, alone.theta)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_nobody_holds_on_to_a_workspace(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    control = blas_threads()
+    if threads > 1 and control is None:
+        pytest.skip("threadpoolctl does not know the BLAS of NumPy")
+    monkeypatch.setattr(_crew, "WORTH", 0.0 if threads > 1 else np.inf)
+    net, theta, batch = problem()
+    longer = np.concatenate([batch.x, batch.x])
+    gc.disable()  # what only the collector of cycles frees has been held on to
+    try:
+        for method in (GradientDescent(0.01), Preconditioned(Kfac(0.1), rule="fitted")):
+            rng = np.random.default_rng(0)
+            state, _ = method.step(method.init(net, theta), batch, rng)
+            old = weakref.ref(state.work)
+            for _ in range(2):
+                state, _ = method.step(state, Batch(longer, longer), rng)
+            assert old() is None
+    finally:
+        gc.enable()
 
 
 def places(value: Any) -> list[int]:

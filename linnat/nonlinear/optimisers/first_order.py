@@ -336,7 +336,18 @@ def _ahead(theta: Array, velocity: Array, momentum: float, out: Array) -> None:
 
 
 def workspace(net: Network, kept: Workspace | None, x: Array) -> Workspace:
-    """Return buffers for the rows of x: the ones that are there, if they fit."""
-    if kept is not None and kept.rows == len(x) and kept.dtype == x.dtype:
+    """Return buffers for the rows of x: the ones that are there, or some of them, if they fit.
+
+    A batch that has grown may grow on: it gets room for a quarter more.
+    """
+    count = len(x)
+    if kept is None or kept.dtype != x.dtype:
+        return Workspace(net, count, x.dtype)
+    if kept.rows == count:
         return kept
-    return Workspace(net, len(x), x.dtype)
+    whole = kept.whole
+    if whole.rows < count:
+        whole = Workspace(net, count + count // 4, x.dtype)
+    elif whole.rows > 4 * count:
+        whole = Workspace(net, count, x.dtype)
+    return whole.part(slice(0, count))
