@@ -16,6 +16,7 @@ import numpy as np
 
 from linnat._checks import Array, fail
 from linnat._files import read_npz, remove_leftovers, write_npz
+from linnat.nonlinear._rooms import with_room
 from linnat.nonlinear.checkpoint import pack, unpack
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.record import Row, as_table, from_table
@@ -97,9 +98,8 @@ class Draw:
 
     def _taken(self, name: str, rows: Array, places: Array) -> Array:
         kept, count = self._buffers.get(name), len(places)
-        if kept is None or not count <= len(kept) <= 4 * count:
-            # A batch that has grown may grow on.
-            room = count if kept is None or count < len(kept) else count + count // 4
+        room = with_room(0 if kept is None else len(kept), count)
+        if kept is None or len(kept) != room:
             kept = self._buffers[name] = np.empty((room, rows.shape[1]), rows.dtype)
         # Places are within bounds: "clip" spares the copy that the default makes for safety.
         return np.take(rows, places, axis=0, out=kept[:count], mode="clip")

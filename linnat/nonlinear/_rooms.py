@@ -61,6 +61,19 @@ def side_by_side(dtype: Any, *shapes: tuple[int, ...]) -> list[Array]:
     return _cut(_allocated(kind, ends[-1]), ends, shapes)
 
 
+def with_room(held: int, count: int) -> int:
+    """Return how many rows a buffer of so many is to have for a batch: a batch that has grown may grow by a quarter.
+
+    Examples
+    --------
+    >>> with_room(0, 100), with_room(100, 104), with_room(130, 105), with_room(130, 20)
+    (100, 130, 130, 20)
+    """
+    if count <= held <= 4 * count:
+        return held
+    return count + count // 4 if 0 < held < count else count
+
+
 def _ends(kind: np.dtype[Any], shapes: Sequence[tuple[int, ...]]) -> list[int]:
     """Return where arrays begin, at cache lines, and where the last one ends."""
     line = LINE // kind.itemsize

@@ -125,12 +125,14 @@ def test_a_batch_that_grows_gets_room_to_grow_on() -> None:
     assert np.array_equal(start.theta, alone.theta)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_nobody_holds_on_to_a_workspace(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_nobody_holds_on_to_a_workspace(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     control = blas_threads()
-    if threads > 1 and control is None:
+    if control is None:
         pytest.skip("threadpoolctl does not know the BLAS of NumPy")
-    monkeypatch.setattr(_crew, "WORTH", 0.0 if threads > 1 else np.inf)
+    monkeypatch.setattr(_crew, "WORTH", 0.0)
+    threads = control.num_threads
+    control.set_num_threads(count)
     net, theta, batch = problem()
     longer = np.concatenate([batch.x, batch.x])
     gc.disable()  # what only the collector of cycles frees has been held on to
@@ -144,6 +146,7 @@ def test_nobody_holds_on_to_a_workspace(threads: int, monkeypatch: pytest.Monkey
             assert old() is None
     finally:
         gc.enable()
+        control.set_num_threads(threads)
 
 
 def places(value: Any) -> list[int]:

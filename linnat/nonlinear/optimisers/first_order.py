@@ -13,7 +13,7 @@ import numpy as np
 
 from linnat._checks import Array, as_scalar, fail
 from linnat.nonlinear._crew import walk
-from linnat.nonlinear._rooms import room
+from linnat.nonlinear._rooms import room, with_room
 from linnat.nonlinear.activations import BLOCK
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.optimisers._contract import Batch, Report, check_batch, with_crew
@@ -336,18 +336,14 @@ def _ahead(theta: Array, velocity: Array, momentum: float, out: Array) -> None:
 
 
 def workspace(net: Network, kept: Workspace | None, x: Array) -> Workspace:
-    """Return buffers for the rows of x: the ones that are there, or some of them, if they fit.
-
-    A batch that has grown may grow on: it gets room for a quarter more.
-    """
+    """Return buffers for the rows of x: the ones that are there, or some of them, if they fit."""
     count = len(x)
     if kept is None or kept.dtype != x.dtype:
         return Workspace(net, count, x.dtype)
     if kept.rows == count:
         return kept
     whole = kept.whole
-    if whole.rows < count:
-        whole = Workspace(net, count + count // 4, x.dtype)
-    elif whole.rows > 4 * count:
-        whole = Workspace(net, count, x.dtype)
+    rows = with_room(whole.rows, count)
+    if rows != whole.rows:
+        whole = Workspace(net, rows, x.dtype)
     return whole.part(slice(0, count))
