@@ -5,16 +5,17 @@ descent on auto-encoding MNIST. Here at the size of the literature: 784-1000-500
 hidden units, linear code, Bernoulli outputs, sparse starts, all 60,000 rows, float32, two cores. This script reads the
 runs of `linnat compare` in `results`: eight trials of two minutes for each method by one rule, then ten minutes from
 each start with the settings of the best trial; and an hour of K-FAC from one start, whose damping is searched on the
-way, with fitted steps for 400 updates, then a rate of 0.001 and a momentum that grows, on minibatches that double every
-1000 updates. Squared error per image, summed over pixels, on training rows against seconds without evaluations (a) and
-updates (b), on test rows (c), and in the hour (d) beside what is published for this network: SGD 2.1, Nesterov's
-momentum 0.73 after 750,000 updates, Hessian-free 0.69 (Martens 2010; Sutskever et al. 2013). Median and range over the
-starts that all methods have, of the parameters or of their running average, whichever has the lower training loss.
+way, with fitted steps for 400 updates, then a rate of 0.001 and a momentum that is raised in steps from 0.99 to 0.999,
+on minibatches that double every 800 updates. Squared error per image, summed over pixels, on training rows against
+seconds without evaluations (a) and updates (b), on test rows (c), and in the hour (d) beside what is published for this
+network: SGD 2.1, Nesterov's momentum 0.73 after 750,000 updates, Hessian-free 0.69 (Martens 2010; Sutskever et al.
+2013). Median and range over the starts that all methods have, of the parameters or of their running average, whichever
+has the lower training loss.
 
 Verdict: reproduced. From two starts: online natural gradient is at SGD's last loss after 0.13 of its seconds and 0.007
 of its updates (K-FAC 0.10 and 0.004); after ten minutes SGD 3.9, Adam 2.4, Nesterov 1.8, online 1.5, EKFAC 1.5, K-FAC
 1.3. On test rows Nesterov is ahead by then (2.7 for 3.0 and more): the natural methods fit the training rows first. The
-hour: 1.00 after 15 minutes, 0.70 after 60, below what 750,000 updates of Nesterov are published to reach.
+hour: 0.84 after 15 minutes, 0.68 after 60 (a processor with AVX-512), below what is published for any of the three.
 """
 
 from __future__ import annotations
@@ -116,8 +117,8 @@ def check(data: Data) -> None:
         claim(f"{name} over Nesterov and Adam at equal seconds", last[place[name]] / rivals, at_most=0.95)
     quarter = _at(data, 900.0)
     claim("the hour's budget", data["hour_seconds"][-1], at_least=HOUR, at_most=1.01 * HOUR)
-    claim("squared error after 15 minutes of the hour", quarter, at_most=1.005)
-    claim("squared error after the hour", data["hour_train_squared"][-1], at_most=PUBLISHED["Nesterov"])
+    claim("squared error after 15 minutes of the hour", quarter, at_most=1.0)
+    claim("squared error after the hour", data["hour_train_squared"][-1], at_most=min(PUBLISHED.values()))
     middle = np.median(last, axis=1)
     ends = ", ".join(f"{LABELS[name]} {middle[k]:.2f}" for name, k in place.items())
     verdict(

@@ -167,7 +167,7 @@ def _momentum(s: Mapping[str, Any]) -> float | Schedule:
         if not all(0.0 <= value < 1.0 for value in steps.values):
             fail("momenta", "numbers in [0, 1)", s["momenta"])
         return steps
-    return Growing(s["momentum"], s["growing"]) if s["growing"] else float(s["momentum"])
+    return float(s["momentum"])
 
 
 def _nesterov(s: Mapping[str, Any]) -> Optimiser[Any]:
@@ -249,9 +249,8 @@ KRONECKER: Settings = {
     "batch": 200,
     "doubling": 0,
 }
-# After the warm-up, if there is one. `growing` is the period of Nesterov's schedule of momenta; `momenta`, in the words
-# of `as_steps`, stand in the place of both.
-HEAVY: Settings = {"rate": 1e-3, "halving": 0, "momentum": 0.99, "growing": 0, "momenta": ""}
+# After the warm-up, if there is one; `momenta`, in the words of `as_steps`, stand in the place of a momentum.
+HEAVY: Settings = {"rate": 1e-3, "halving": 0, "momentum": 0.99, "momenta": ""}
 FITTED = ("damping", "decay", "period", "every", "trust", "adapt", "batch", "doubling")
 SMALL = Choice((50, 100, 200, 500))
 LARGE = Choice((200, 500, 1000))

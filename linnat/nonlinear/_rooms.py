@@ -4,8 +4,8 @@ Arrays that are used together lie side by side in one allocation, each from the 
 for huge pages where an array has 4 MiB, which the signals of a single layer have not.
 
 What is in a room means nothing to whoever enters it next: no function may keep an array of a room after its return,
-nor enter a room that a caller is in. The purposes: "block", of elementwise functions; "piece", of a gradient; "layer"
-and "inside", of preconditioners.
+nor enter a room that a caller is in. The purposes: "block", of elementwise functions; "piece", of a gradient; "turned",
+of errors that run back; "layer" and "inside", of preconditioners.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ class Workspace:
         blocks = net.blocks(theta)
         for i in range(net.depth - 1, -1, -1):
             if i < net.depth - 1:
-                np.matmul(self.errors[i + 1], blocks[i + 1][:-1].T, out=self.errors[i])
+                _through(blocks[i + 1][:-1], self.errors[i + 1], self.errors[i])
             multiply_by_slope(net.activations[i], self.hidden[i], self.errors[i])
             told(i)
 
@@ -114,6 +114,19 @@ class Workspace:
     def signals(self) -> list[Array]:
         """What enters the layers: h_0 … h_{L−1}."""
         return [self.inputs, *self.hidden[:-1]]
+
+
+FEW = 200  # rows, at most half the width
+
+
+def _through(weights: Array, errors: Array, out: Array) -> None:
+    """Write δ Wᵀ. BLAS rearranges W for it, which costs time where rows are few; for W δᵀ it takes W as it lies."""
+    if len(errors) > min(FEW, weights.shape[1] // 2):
+        np.matmul(errors, weights.T, out=out)
+        return
+    (turned,) = room("turned", out.dtype, (len(weights), len(errors)))
+    np.matmul(weights, errors.T, out=turned)
+    out[...] = turned.T
 
 
 def prepare(net: Network, parameters: object, x: object) -> tuple[Array, Workspace]:
