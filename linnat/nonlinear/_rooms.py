@@ -24,11 +24,12 @@ LINE = 64  # bytes of a cache line
 MOST = (
     1 << 25
 )  # bytes; what is larger, glibc gives back to the system at once: its pages are filled with zeros anew
+WAYS = 256  # of furnishing rooms that are kept; batches that grow bring new ones for ever
 
 _rooms = threading.local()
 
 
-def room(purpose: str, dtype: Any, *shapes: tuple[int, ...]) -> list[Array]:
+def room(purpose: str, dtype: Any, *shapes: tuple[int, ...]) -> tuple[Array, ...]:
     """Return arrays side by side in a room of this thread, which grows where it is too small.
 
     Examples
@@ -37,12 +38,22 @@ def room(purpose: str, dtype: Any, *shapes: tuple[int, ...]) -> list[Array]:
     >>> first.shape, second.shape, np.shares_memory(first, room("example", float, (6,))[0])
     ((2, 3), (4,), True)
     """
+    # The same few ways of furnishing a room come back with every layer and update.
+    ways: dict[Any, tuple[Array, ...]] = _rooms.__dict__.setdefault("ways", {})
+    way = purpose, dtype, shapes
+    found = ways.get(way)
+    if found is not None:
+        return found
     kind = np.dtype(dtype)
     key, ends = f"{purpose} {kind.char}", _ends(kind, shapes)
     whole = _rooms.__dict__.get(key)
     if whole is None or whole.size < ends[-1]:
+        ways.clear()  # they hold on to what is too small
         whole = _rooms.__dict__[key] = _allocated(kind, ends[-1])
-    return _cut(whole, ends, shapes)
+    elif len(ways) == WAYS:
+        ways.clear()
+    found = ways[way] = tuple(_cut(whole, ends, shapes))
+    return found
 
 
 def side_by_side(dtype: Any, *shapes: tuple[int, ...]) -> list[Array]:

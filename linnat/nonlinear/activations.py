@@ -8,6 +8,7 @@ walked through in blocks that stay in the cache, where several passes cost what 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -207,8 +208,12 @@ def beside(part: Array) -> Array:
     return room("block", part.dtype, part.shape)[0]
 
 
-def row_blocks(array: Array) -> list[slice]:
+def row_blocks(array: Array) -> tuple[slice, ...]:
     """Return slices of rows that hold about BLOCK numbers each."""
-    rows, columns = array.shape
+    return _row_blocks(*array.shape)
+
+
+@lru_cache(maxsize=256)
+def _row_blocks(rows: int, columns: int) -> tuple[slice, ...]:
     step = max(1, BLOCK // columns)
-    return [slice(start, start + step) for start in range(0, rows, step)]
+    return tuple(slice(start, start + step) for start in range(0, rows, step))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from linnat.hardware import blas_threads
-from linnat.nonlinear import _crew, _relay, output, passes
+from linnat.nonlinear import _crew, _relay, _rooms, output, passes
 from linnat.nonlinear._crew import crew, each, members, shares, walk
 from linnat.nonlinear._rooms import room
 from linnat.nonlinear.activations import ACTIVATIONS
@@ -408,6 +409,18 @@ def test_rooms_are_each_thread_s_own(threads: Any) -> None:
     first = room("test", np.float32, (5,))[0]
     assert not np.shares_memory(first, room("test", float, (5,))[0])
     assert not np.shares_memory(first, room("other", np.float32, (5,))[0])
+
+
+def test_a_room_that_has_grown_holds_on_to_nothing() -> None:
+    small = room("growing", float, (10,))[0]
+    large = room("growing", float, (1000,))[0]
+    gone = weakref.ref(small)
+    assert np.shares_memory(room("growing", float, (10,))[0], large)
+    del small
+    assert gone() is None
+    for n in range(1, 1000):  # every batch another size
+        assert room("growing", float, (n,))[0].shape == (n,)
+    assert len(_rooms._rooms.ways) <= _rooms.WAYS
 
 
 def test_shares_cut_evenly() -> None:

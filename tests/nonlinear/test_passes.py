@@ -232,21 +232,21 @@ def test_a_workspace_can_be_used_again_and_inputs_stay() -> None:
     assert passes.pullback(net, work, out) is out
 
 
-@pytest.mark.parametrize("rows", [1, 10, 11, 100, 101])
+@pytest.mark.parametrize("rows", [1, 10, 11, 200, 201])
 def test_errors_run_back_for_few_rows_as_for_many(rows: int) -> None:
-    # Up to 100 rows, and no more than half of a layer's outputs, BLAS gets the product the other way round.
+    # Up to 200 rows, and no more than half of a layer's outputs, BLAS gets the product the other way round.
     rng = np.random.default_rng(rows)
-    net = Network((3, 5, 20, 200, 4), ["tanh", "logistic", "identity"], "gaussian")
+    net = Network((3, 5, 20, 400, 4), ["tanh", "logistic", "identity"], "gaussian")
     theta = initial(net, "glorot", rng=rng)
     x, last = rng.standard_normal((rows, 3)), rng.standard_normal((rows, 4))
     work = passes.Workspace(net, rows)
     passes.forward(net, theta, x, work)
     passes.backward(net, theta, work, last)
-    slopes = 1.0 - work.hidden[0] ** 2, work.hidden[1] * (1.0 - work.hidden[1]), np.ones((rows, 200))
+    slopes = 1.0 - work.hidden[0] ** 2, work.hidden[1] * (1.0 - work.hidden[1]), np.ones((rows, 400))
     wanted = last
     for i in (2, 1, 0):
         wanted = np.einsum("nk,jk,nj->nj", wanted, net.blocks(theta)[i + 1][:-1], slopes[i])
-        assert np.abs(work.errors[i] - wanted).max() <= tolerances.product(float, 230) * np.abs(wanted).max()
+        assert np.abs(work.errors[i] - wanted).max() <= tolerances.product(float, 430) * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize(
