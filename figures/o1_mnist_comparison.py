@@ -16,7 +16,7 @@ Verdict: reproduced. From three starts, the third on a faster processor: online 
 after 0.13 of its seconds and 0.007 of its updates (K-FAC 0.10 and 0.005); after ten minutes SGD 3.7, Adam 2.4, Nesterov
 1.8, online 1.5, EKFAC 1.5, K-FAC 1.3. On test rows Nesterov is ahead by then (2.7 for 3.0 and more): the natural
 methods fit the training rows first. The hour: 0.84 after 15 minutes, 0.68 after 60 (a processor with AVX-512), below
-what is published for any of the three.
+what is published for any of the three on training rows; on test rows it rises from 3.6 to 9.9.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def draw(data: Data) -> Figure:
     _draw_hour(axes[3], data)
     label_panels(axes)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
-    figure.suptitle("Autoencoder of MNIST: on training rows natural gradients are ahead of tuned methods")
+    figure.suptitle("Autoencoder of MNIST: on training rows natural gradients are ahead of first-order methods")
     return figure
 
 

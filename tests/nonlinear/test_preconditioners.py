@@ -212,6 +212,22 @@ def test_directions_that_its_rows_lack_make_ekfac_leap_unless_damping_is_factore
 
 
 @pytest.mark.statement("O2")
+def test_of_a_multiple_eigenvalue_ekfac_takes_any_basis() -> None:
+    # Rows ±(1, 0) with errors ±1 and ±(0, 1) with ±3: A = diag(1/2, 1/2, 1) has every basis of its first plane.
+    signals = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    batch = Statistics((signals,), (np.array([[1.0], [-1.0], [3.0], [-3.0]]),))
+    ekfac = Ekfac(damping=1.0, decay=0.0, early=False)
+    state, _ = ekfac.update(ekfac.init(Network((2, 1), family="gaussian")), batch)
+    for angle, second in ((0.0, 1 / 2), (np.pi / 4, 5 / 2)):
+        c, s = np.cos(angle), np.sin(angle)
+        basis = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+        inner = basis.T @ state.factors.inputs[0] @ basis
+        assert np.abs(inner - np.diag([0.5, 0.5, 1.0])).max() <= tolerances.product(float, 3)
+        turned, _ = ekfac.update(state._replace(bases=((basis, np.eye(1)),)), batch)
+        step = ekfac.apply(turned, np.array([1.0, 0.0, 0.0]))
+        assert np.abs(step - [1 / (1 + second), 0.0, 0.0]).max() <= tolerances.product(float, 9)
+
+
 def test_ekfac_moments_of_the_mean_gradient() -> None:
     net, theta, x, _, rng = multilayer(1)
     batch = minibatch(net, theta, x, rng)

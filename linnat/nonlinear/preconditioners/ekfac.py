@@ -5,6 +5,10 @@ coordinates in the basis U_A ⊗ U_G; EKFAC takes those moments themselves, s = 
 in that basis this one is nearest to the block of F in the Frobenius norm, and has its trace: both for the basis in use,
 stale or fresh. It follows neither that a stale basis beats a fresh K-FAC, nor that the inverse is nearer. When the
 basis is renewed, the running average goes with it (`carried`).
+
+Where an eigenvalue of a factor is multiple, its eigenvectors are rounding's choice, and with them s and the step:
+EKFAC, unlike K-FAC, is then no function of the factors and the rows. Units that were zero on all rows so far make such
+a space.
 """
 
 from __future__ import annotations
