@@ -171,7 +171,9 @@ def draw(data: Data) -> Figure:
     _draw_hour(axes[3], data)
     label_panels(axes)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
-    figure.suptitle("Autoencoder of MNIST: on training rows natural gradients are ahead of first-order methods")
+    figure.suptitle(
+        "Autoencoder of MNIST: on training rows natural gradients are ahead of first-order methods"
+    )
     return figure
 
 
