@@ -58,11 +58,14 @@ def scale_of(net: ln.LinearNetwork, task: ln.Task, *, change: float = 1.0) -> Sc
         condition_on_range(m, int(np.linalg.matrix_rank(m, tol=1e-9 * n)))
         for m, n in zip(net.maps, norms, strict=True)
     ]
-    # Population moments arrive squared, p = 2. Drift: rectangular layers and drops of rank pass on their condition.
+    # Population moments arrive squared, p = 2. Drift: rectangular layers and drops of rank pass on their condition, and
+    # thin layers of condition 1 may be nearly orthogonal: what is left of their product has a rounding of its factors.
     moments = condition_on_range(factor, max(np.linalg.matrix_rank(factor), 0) if factor.size else 0) ** 2
     moments += float(np.linalg.cond(task.noise_factor)) ** 2
     square = all(m.shape == (len(net.maps[0]),) * 2 and np.linalg.matrix_rank(m) == len(m) for m in net.maps)
-    drift = 1.0 if square else float(np.prod(kappas))
+    lost = [np.prod(norms[:i]) * inverse_norm(a, int(ranks.before[i])) for i, a in enumerate(net.before)]
+    lost += [np.prod(norms[i + 1 :]) * inverse_norm(b, int(ranks.after[i])) for i, b in enumerate(net.after)]
+    drift = 1.0 if square else float(max(np.prod(kappas), *lost))
     layers = tuple(size * a * b for a, b in zip(ins, outs, strict=True))
     bound = tolerances.chain(net.dtype, (sum(kappas) + moments) * change**2, drift)
     return Scale(layers, size, bound)
