@@ -12,11 +12,12 @@ network: SGD 2.1, Nesterov's momentum 0.73 after 750,000 updates, Hessian-free 0
 2013). Median and range over the starts that all methods have, of the parameters or of their running average, whichever
 has the lower training loss.
 
-Verdict: reproduced. From three starts, the third on a faster processor: online natural gradient is at SGD's last loss
-after 0.13 of its seconds and 0.007 of its updates (K-FAC 0.10 and 0.005); after ten minutes SGD 3.7, Adam 2.4, Nesterov
-1.8, online 1.5, EKFAC 1.5, K-FAC 1.3. On test rows Nesterov is ahead by then (2.7 for 3.0 and more): the natural
-methods fit the training rows first. The hour: 0.84 after 15 minutes, 0.68 after 60 (a processor with AVX-512), below
-what is published for any of the three on training rows; on test rows it rises from 3.6 to 9.9.
+Verdict: reproduced. From five starts, the last three on a faster processor: online natural gradient is at SGD's last
+loss after 0.10 to 0.13 of its seconds and 0.006 to 0.008 of its updates (K-FAC 0.10, and 0.004 to 0.005); after ten
+minutes, medians: SGD 3.4, Adam 2.0, Nesterov 1.6, online 1.3, EKFAC 1.3, K-FAC 1.2. On test rows Nesterov is ahead by
+then (2.8 for 3.1 and more): the natural methods fit the training rows first. The hour: 0.84 after 15 minutes, 0.68
+after 60 (the faster processor), below what is published for any of the three on training rows; on test rows it rises
+from 3.6 to 9.9.
 """
 
 from __future__ import annotations
