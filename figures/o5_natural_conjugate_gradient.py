@@ -11,10 +11,10 @@ the diagonal of the Fisher matrix is a running average with sampled targets and 
 Dampings (at the start), and the rate of the diagonal, are the best of three, by short runs of ten updates; medians
 and ranges of three seeds.
 
-Verdict: partly. Natural conjugate gradient ends 31 to 36 % below natural gradient alone at equal updates, 28 % at
-equal time, and 4 to 10 % below the diagonal metric at equal time. But truncated Newton, whose damping adapts, is as
-good or up to 9 % better at equal updates (3 to 11 % at equal time): what the search of the plane gains, a damping
-that follows the loss gains as well.
+Verdict: partly. Natural conjugate gradient ends 31 to 36 % below natural gradient alone at equal updates, 30 to 32 %
+at equal time. But truncated Newton, whose damping adapts, is as good or up to 3 % better at equal updates (2 to 5 % at
+equal time), and the diagonal metric only 1 % worse at equal time: what the search of the plane gains, a damping that
+follows the loss gains as well.
 """
 
 from __future__ import annotations
