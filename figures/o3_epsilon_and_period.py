@@ -89,7 +89,7 @@ class Problem:
 
     def prong(self, epsilon: float, rate: float, period: int, seed: int, ends: bool = False) -> Seen:
         """Return the same of PRONG, as published: moments of one draw of rows, kept for T updates."""
-        method = Preconditioned(Prong(epsilon=epsilon, decay=0.0, period=1), rate, every=period)
+        method = Preconditioned(Prong(epsilon=epsilon, decay=0.0, period=1), rate, every=period, rows=None)
         return self.run(method, seed, every=period, metric=ROWS, ends=ends)
 
 

@@ -197,7 +197,7 @@ def fisher_at(state: Any, images: Images, rows: int) -> Array:
 
 def prong(rate: float) -> Preconditioned:
     """Return PRONG as published: moments of one draw of rows, coordinates kept for T updates."""
-    return Preconditioned(Prong(epsilon=EPSILONS[SHOWN], decay=0.0, period=1), rate, every=PERIOD)
+    return Preconditioned(Prong(epsilon=EPSILONS[SHOWN], decay=0.0, period=1), rate, every=PERIOD, rows=None)
 
 
 RATES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
