@@ -1,12 +1,12 @@
 """Does online natural gradient beat SGD on a nonlinear autoencoder of MNIST? Statement O1.
 
 Bernacchia, Lengyel and Hennequin (2018) report, as preliminary, that their online natural gradient beats stochastic
-gradient descent on auto-encoding MNIST at comparable simplicity. Logistic hidden units, linear code, Bernoulli
-output, sparse initial weights, 784-120-40-10-mirror, minibatches of 200 out of 5,000 rows: far smaller than the
-networks of the literature and a short budget, so that levels cannot be compared with published ones. SGD, SGD with
-Nesterov's momentum 0.9, Adam, online natural gradient and K-FAC (the same factors, full steps for blocks: no 1/L,
-factored damping with π); each has the best of four settings by last loss after a fifth of the budget. Squared error
-per image, summed over pixels, on 2,000 training rows, against updates (a) and processor seconds (b), with the
+gradient descent on auto-encoding MNIST at comparable simplicity. Logistic hidden units, linear code, Bernoulli output,
+sparse initial weights, 784-120-40-10-mirror, minibatches of 200 out of 5,000 rows: far smaller than the networks of the
+literature and a short budget, so that levels cannot be compared with published ones. SGD, SGD with Nesterov's momentum
+0.9, Adam, online natural gradient and K-FAC (the same factors, full steps for blocks: no 1/L, factored damping with π),
+both from all rows of a minibatch; each has the best of four settings by last loss after a fifth of the budget. Squared
+error per image, summed over pixels, on 2,000 training rows, against updates (a) and processor seconds (b), with the
 settings chosen; last squared error on training and 2,000 new rows (c). Medians and ranges of three seeds.
 
 Verdict: reproduced, early in training. Online natural gradient has 0.67 of SGD's squared error at equal updates and

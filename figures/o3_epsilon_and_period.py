@@ -10,11 +10,12 @@ the start or not finite. (b) Over T, the last being "once", for two settings fro
 rates of at most 0.03. (c, d) Best setting of (a) against gradient descent, RMSprop and batch normalisation (derivatives
 through the statistics), with the best of five rates each on another seed; seconds are processor seconds of one thread.
 
-Verdict: partly. PRONG ends lowest (18.7 for 21.2, 19.5 and 18.9) and reaches gradient descent's last loss in 0.2 of the
-updates and 0.3 of the processor time; the whitening of the start alone helps as well (19.1). The smaller ε, the smaller
-the best rate, and too small a one leaves no rate that is safe: directions that hardly vary in the rows for the moments
-are stretched by ε^(−½). That long periods cost something holds at the best setting (19.1 for 18.7) but is no rule: at
-ε = 0.01 and rate 0.03 coordinates that never change are better (19.3) than those changed every other update (21.9).
+Verdict: partly. PRONG ends lowest (18.7 for 21.2, 19.3 to 19.5 by the rounding of the BLAS, and 18.9) and reaches
+gradient descent's last loss in 0.2 of the updates and 0.3 of the processor time; the whitening of the start alone helps
+as well (19.1). The smaller ε, the smaller the best rate, and too small a one leaves no rate that is safe: directions
+that hardly vary in the rows for the moments are stretched by ε^(−½). That long periods cost something holds at the best
+setting (19.1 for 18.7) but is no rule: at ε = 0.01 and rate 0.03 coordinates that never change are better (19.3) than
+those changed every other update (21.9).
 """
 
 from __future__ import annotations
@@ -180,9 +181,10 @@ def check(data: Data) -> None:
         claim("best rate, from each ε to the next smaller one", best_rates[1:] / best_rates[:-1], at_most=0.5)
         claim("loss of T = 100 over once, best setting", periods[0, 2] / periods[0, -1], at_most=0.99)
         claim("loss of T = 2 over once, other setting", periods[1, 0] / periods[1, -1], at_least=1.1)
-        quoted = np.array([*ends, periods[0, -1], periods[1, -1], periods[1, 0]])
-        # Not to the last digit: rounding by other kernels (AVX-512 for AVX2) has moved one of them by 0.22.
-        claim("quoted losses", np.abs(quoted - [21.2, 19.5, 18.9, 18.7, 19.1, 19.3, 21.9]), at_most=0.25)
+        quoted = np.array([ends[0], *ends[2:], periods[0, -1], periods[1, -1], periods[1, 0]])
+        claim("quoted losses", np.abs(quoted - [21.2, 18.9, 18.7, 19.1, 19.3, 21.9]), at_most=0.07)
+        # Its runs depend on rounding: AVX2 kernels 19.54, AVX-512 19.28, while the others differ by 0.01.
+        claim("quoted loss of RMSprop", ends[1], at_least=19.3 - 0.07, at_most=19.5 + 0.07)
         claim("quoted shares", np.abs(np.array([updates, times]) - [0.2, 0.3]), at_most=0.05)
     sentence = (
         f"Loss at the end {ends[3]:.1f}, of gradient descent {ends[0]:.1f}, RMSprop {ends[1]:.1f}, batch normalisation "
