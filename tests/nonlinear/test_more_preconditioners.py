@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from linnat._checks import InputError
 from linnat.nonlinear import curvature, passes
+from linnat.nonlinear.optimisers import Batch, Preconditioned
 from linnat.nonlinear.preconditioners import Diagonal, Kfac, Prong, Tonga, UnitWise
 from linnat.nonlinear.preconditioners.prong import SCALES, from_white, to_white, white_gradient
 from linnat.nonlinear.statistics import gather
@@ -53,13 +54,39 @@ def test_a_step_in_white_coordinates_is_a_preconditioned_step(seed: int, scale: 
     # White directions move the function by up to the standard deviations over √ε: third derivatives likewise.
     assert abs((ends[0] - ends[1]) / 2e-4 - slope @ direction) <= tolerances.difference(2, 1e-4, 100.0)
     # Several steps with the coordinates held are as many preconditioned ones: amortisation.
-    here, white = theta, to_white(state, theta)
+    here, there, white = theta, theta, to_white(state, theta)
     for _ in range(3):
         white = white - 0.3 * white_gradient(state, white, x, y)[1]
         here = here - 0.3 * method.apply(state, passes.gradient(net, here, x, y)[1])
-    assert (
-        np.abs(from_white(state, white) - here).max() <= tolerances.solve(float, 12, 1e3) * np.abs(here).max()
-    )
+        _, work = passes.prepare(net, there, x)
+        score = net.family.score(work.outputs, passes.as_targets(net, y, work))
+        passes.backward(net, there, work, score / -work.rows)
+        errors = [e.copy() for e in work.errors]
+        there = there - 0.3 * method.apply_to_rows(state, work, out=np.empty_like(there))
+        assert all(np.array_equal(e, old) for e, old in zip(work.errors, errors, strict=True))
+    error = tolerances.solve(float, 12, 1e3) * np.abs(here).max()
+    assert np.abs(from_white(state, white) - here).max() <= error
+    assert np.abs(there - here).max() <= error
+
+
+@pytest.mark.statement("O3")
+def test_few_rows_are_made_white_in_the_place_of_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, theta, x, y, _ = multilayer(3)
+    assert Prong().cost_by_rows(net, 2) < 1 < Prong().cost_by_rows(net, 200)
+    method, batch = Preconditioned(Prong(epsilon=0.01), 0.1, 0.5, every=3), Batch(x[:2], y[:2])
+    to_rows, found, called = Prong.apply_to_rows, [], []
+    monkeypatch.setattr(Prong, "apply_to_rows", lambda *a, **k: (called.append(1), to_rows(*a, **k))[1])
+    for cost in (0.5, 1.5):
+        monkeypatch.setattr(Prong, "cost_by_rows", lambda self, net, rows, cost=cost: cost)
+        rng, state = np.random.default_rng(0), method.init(net, theta)
+        for _ in range(7):
+            state, report = method.step(state, batch, rng)
+        found.append((state.theta, report.gradient_norm))
+    # Updates 0, 3 and 6 feed the moments, with other errors in the place of the data's.
+    assert len(called) == 4
+    error = tolerances.solve(float, 12, 1e3)
+    assert np.abs(found[0][0] - found[1][0]).max() <= error * np.abs(theta).max()
+    assert found[0][1] == pytest.approx(found[1][1], rel=error)
 
 
 @pytest.mark.statement("O3")

@@ -29,7 +29,7 @@ from linnat.nonlinear.optimisers._contract import Batch, Report, check_batch, wi
 from linnat.nonlinear.optimisers.first_order import advance, workspace
 from linnat.nonlinear.output import check_finite, mean_loss, square_of, step_gradient
 from linnat.nonlinear.passes import Workspace, forward, pushforward
-from linnat.nonlinear.preconditioners import Adjustable, Preconditioner, SingularFactorError
+from linnat.nonlinear.preconditioners import Adjustable, Preconditioner, Rowwise, SingularFactorError
 from linnat.nonlinear.schedules import Schedule, as_schedule
 from linnat.nonlinear.statistics import gather, turn
 
@@ -201,9 +201,10 @@ class Preconditioned:
         value, square = step_gradient(net, theta, batch.x, batch.y, work, gradient, with_loss=self.with_loss)
         check_finite(value if self.with_loss else 0.0, square)
         state = state._replace(work=work)
-        if state.updates % self.every == 0:
+        fed = state.updates % self.every == 0
+        if fed:
             state = self._fed(state, batch, work, rng)
-        natural = self._present(state).apply(state.inner, gradient, out=state.scratch)
+        natural = self._natural(state, None if fed else work)
         check_finite(value if self.with_loss else 0.0, square_of(natural))
         products, ratio, foretold, fits = 0, float("nan"), 0.0, self._fits(state.updates)
         if fits:
@@ -223,6 +224,13 @@ class Preconditioned:
             state = state._replace(damping=self._adapted(state.damping, ratio))
         report = Report(value, square**0.5, length, state.damping, products, ratio)
         return state._replace(updates=state.updates + 1), report
+
+    def _natural(self, state: PreconditionedState, work: Workspace | None) -> Array:
+        """Return P⁻¹g; from the rows of which g is made, where their errors are still there and that is less work."""
+        inner = self._present(state)
+        if work is not None and isinstance(inner, Rowwise) and inner.cost_by_rows(state.net, work.rows) < 1.0:
+            return inner.apply_to_rows(state.inner, work, out=state.scratch)
+        return inner.apply(state.inner, state.gradient, out=state.scratch)
 
     def _fed(
         self, state: PreconditionedState, batch: Batch, work: Workspace, rng: np.random.Generator

@@ -8,13 +8,16 @@ A preconditioner is a frozen dataclass of its settings with three functions:
   statistics are of the dtype of the state (others promote what is computed from them);
 * ``apply(state, gradient)`` returns the preconditioned gradient, an ascent direction like the gradient itself.
 
+Some can do more: change their damping between updates (`Adjustable`), work on the rows that a gradient is made of
+(`Rowwise`).
+
 Statements O1 (`online`), O2 (`kfac`, `kfac_tridiagonal`, `ekfac`), O3 (`prong`), O4 (`tonga`); `diagonal` and
 `unitwise` beside them. At identity units each is exact where its docstring says so; tests hold it there.
 """
 
 from __future__ import annotations
 
-from linnat.nonlinear.preconditioners._contract import Adjustable, Info, Preconditioner
+from linnat.nonlinear.preconditioners._contract import Adjustable, Info, Preconditioner, Rowwise
 from linnat.nonlinear.preconditioners._factors import SingularFactorError
 from linnat.nonlinear.preconditioners.diagonal import Diagonal
 from linnat.nonlinear.preconditioners.ekfac import Ekfac
@@ -35,6 +38,7 @@ __all__ = [
     "OnlineNaturalGradient",
     "Preconditioner",
     "Prong",
+    "Rowwise",
     "SingularFactorError",
     "Tonga",
     "UnitWise",

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from linnat._checks import Array
 from linnat.nonlinear.network import Network
+from linnat.nonlinear.passes import Workspace
 from linnat.nonlinear.statistics import Statistics
 
 State = TypeVar("State")
@@ -53,4 +54,17 @@ class Adjustable(Preconditioner[State], Protocol[State]):
 
     def refreshed(self, state: State) -> State:
         """Return the state with all that depends on the damping made of the present averages; that given stays."""
+        ...
+
+
+@runtime_checkable
+class Rowwise(Preconditioner[State], Protocol[State]):
+    """A preconditioner that can work on what a gradient is made of, which costs less where rows are few."""
+
+    def cost_by_rows(self, net: Network, rows: int) -> float:
+        """Return about how much of the work of `apply` it takes."""
+        ...
+
+    def apply_to_rows(self, state: State, work: Workspace, *, out: Array) -> Array:
+        """Write what `apply` makes of `pullback(net, work)`; the workspace is left as it is."""
         ...

@@ -3,8 +3,9 @@
 A layer z = W h + b is rewritten as z = r ∘ (V U (h − c) + d) with c = E[h] and U the whitening matrix of Cov h + ε I;
 the function is the same, W = diag(r) V U, b = r ∘ d − W c. One gradient step in (V, d) moves W by
 −η r² ∘ (∂ℓ/∂W − ∂ℓ/∂b cᵀ)(Cov h + ε I)⁻¹ and b by −η r² ∘ ∂ℓ/∂b − ΔW c: the input half of K-FAC, and exactly what the
-elimination of biases does in the closed form (X10). Both views are here: `Prong` preconditions the gradient,
-`to_white`, `from_white`, `white_gradient` are the network in its other coordinates.
+elimination of biases does in the closed form (X10). Both views are here: `Prong` preconditions the gradient, or where
+rows are few makes their signals white twice, which is the same and costs what the other view does; `to_white`,
+`from_white`, `white_gradient` are the network in its other coordinates.
 
 r = 1 is PRONG. PRONG⁺ adds a diagonal scaling of the outputs. "batch" is the published one, that of batch
 normalisation: r_a² = Var z_a + ε, so that V U (h − c) + d has variance one and the function stays as it is. Var z_a is
@@ -26,6 +27,7 @@ from linnat.nonlinear._crew import each, members
 from linnat.nonlinear._rooms import room
 from linnat.nonlinear.activations import activate, multiply_by_slope
 from linnat.nonlinear.network import Network
+from linnat.nonlinear.passes import Workspace
 from linnat.nonlinear.preconditioners._contract import Info
 from linnat.nonlinear.preconditioners._factors import Factors, averaged, by_layers, empty, is_due
 from linnat.nonlinear.preconditioners.kfac import check_decay
@@ -160,6 +162,37 @@ class Prong:
             part[-1] = white.outer**2 * block[-1] - white.centre @ part[:-1]
 
         return by_layers(state.net, gradient, out, layer)
+
+    def cost_by_rows(self, net: Network, rows: int) -> float:
+        """Return the products of `apply_to_rows` over those of `apply`."""
+        inputs = sum(n * n for n in net.widths[:-1])
+        through = [2 * n * n * m for n, m in zip(net.widths, net.widths[1:], strict=False)]
+        return rows * (2 * inputs + net.n_parameters) / sum(through)
+
+    def apply_to_rows(self, state: ProngState, work: Workspace, *, out: Array) -> Array:
+        """Write the preconditioned gradient (P,) of a workspace's rows: the white signals instead of the gradient.
+
+        (Cov h + ε I)⁻¹ Σ_n (h_n − c) δ_nᵀ is Σ_n [(Cov h + ε I)⁻¹(h_n − c)] δ_nᵀ: with N rows 2 N n_{i−1}² products
+        where the gradient takes 2 n_{i−1}² n_i.
+        """
+        _check(state)
+
+        def layer(i: int, part: Array) -> None:
+            white, signal, error = state.whitenings[i], work.signals[i], work.errors[i]
+            centred, inside = room("layer", signal.dtype, signal.shape, signal.shape)
+            np.subtract(signal, white.centre, out=centred)
+            np.matmul(centred, white.basis, out=inside)
+            inside /= white.scales**2
+            np.matmul(inside, white.basis.T, out=centred)
+            np.matmul(centred.T, error, out=part[:-1])
+            np.add.reduce(error, axis=0, out=part[-1])
+            part *= white.outer**2
+            part[-1] -= white.centre @ part[:-1]
+
+        parts = state.net.blocks(out)
+        costs = [2.0 * work.rows * n * (2 * n + m) for n, m in (part.shape for part in parts)]
+        each([partial(layer, *pair) for pair in enumerate(parts)], members(sum(costs)), costs)
+        return out
 
 
 def to_white(state: ProngState, theta: Array) -> Array:
