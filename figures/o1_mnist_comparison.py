@@ -7,17 +7,18 @@ runs of `linnat compare` in `results`: eight trials of two minutes for each meth
 each start with the settings of the best trial; and an hour of K-FAC from one start, whose damping is searched on the
 way, with fitted steps for 400 updates, then a rate of 0.001 and a momentum that is raised in steps from 0.99 to 0.999,
 on minibatches that double every 800 updates. Squared error per image, summed over pixels, on training rows against
-seconds without evaluations (a) and updates (b), on test rows (c), and in the hour (d) beside what is published for this
+seconds without evaluations (a) and updates (b), on test rows (c), and in the hour (f) beside what is published for this
 network: SGD 2.1, Nesterov's momentum 0.73 after 750,000 updates, Hessian-free 0.69 (Martens 2010; Sutskever et al.
-2013). Median and range over the starts that all methods have, of the parameters or of their running average, whichever
-has the lower training loss.
+2013). Momentum, PRONG and truncated Newton from two starts, on training rows only, beside three of the others (d, e).
+Median and range over starts, of the parameters or of their running average, whichever has the lower training loss.
 
 Verdict: reproduced. From five starts, the last three on a faster processor: online natural gradient is at SGD's last
 loss after 0.10 to 0.13 of its seconds and 0.006 to 0.008 of its updates (K-FAC 0.10, and 0.004 to 0.005); after ten
 minutes, medians: SGD 3.4, Adam 2.0, Nesterov 1.6, online 1.3, EKFAC 1.3, K-FAC 1.2. On test rows Nesterov is ahead by
-then (2.8 for 3.1 and more): the natural methods fit the training rows first. The hour: 0.84 after 15 minutes, 0.68
-after 60 (the faster processor), below what is published for any of the three on training rows; on test rows it rises
-from 3.6 to 9.9.
+then (2.8 for 3.1 and more): the natural methods fit the training rows first. Momentum ends at 2.5, PRONG at 3.1 (its
+best ε of eight, 0.5, whitens few directions), truncated Newton, with 500 updates, at 6.3. The hour: 0.84 after 15
+minutes, 0.68 after 60 (the faster processor), below what is published for any of the three on training rows; on test
+rows it rises from 3.6 to 9.9.
 """
 
 from __future__ import annotations
@@ -58,9 +59,13 @@ LABELS = {
     "kfac": "K-FAC",
     "ekfac": "EKFAC",
 }
-BASELINES, NATURAL = ("sgd", "nesterov", "adam"), ("online", "kfac", "ekfac")
+NATURAL = "online", "kfac", "ekfac"
+OTHERS = {"momentum": "momentum", "prong": "PRONG", "truncated-newton": "truncated Newton"}
 SECONDS, HOUR = 600.0, 3600.0
 PUBLISHED = {"SGD": 2.1, "Nesterov": 0.73, "Hessian-free": 0.69}
+SECOND_TICKS, HOUR_TICKS = (20, 60, 200, 600), (60, 300, 900, 3600)
+BEHIND = "sgd", "nesterov", "online"  # the others
+ROWS = "train_squared", "train_squared", "test_squared"
 FIELDS = ("update", "seconds", "train_loss", "train_squared", "test_squared")
 
 
@@ -70,16 +75,17 @@ def main(quick: bool, out: Path) -> None:
 
 
 def measure(quick: bool) -> dict[str, Array]:
-    """Return (methods, starts, evaluations) of FIELDS, and (evaluations,) of those of the hour."""
+    """Return (methods, starts, evaluations) of FIELDS, those of OTHERS, and (evaluations,) of the hour."""
     starts, curves = _curves("mnist")
-    whole = [s for s in starts if all((name, s) in curves for name in LABELS)]
-    found = {
-        field: np.array([[[getattr(p, field) for p in curves[name, s]] for s in whole] for name in LABELS])
-        for field in FIELDS
-    }
+    data: dict[str, Array] = {}
+    for prefix, names in (("", LABELS), ("others_", OTHERS)):
+        whole = [s for s in starts if all((name, s) in curves for name in names)]
+        data[f"{prefix}starts"] = np.array(whole)
+        for field in FIELDS:
+            runs = [[[getattr(p, field) for p in curves[name, s]] for s in whole] for name in names]
+            data[f"{prefix}{field}"] = np.array(runs)
     long = _curves("mnist-hour")[1]["kfac-adaptive", 0]
-    hour = {f"hour_{field}": np.array([getattr(p, field) for p in long]) for field in FIELDS}
-    return {**found, **hour, "starts": np.array(whole)}
+    return {**data, **{f"hour_{field}": np.array([getattr(p, field) for p in long]) for field in FIELDS}}
 
 
 def _curves(folder: str) -> tuple[range, dict[tuple[str, int], Any]]:
@@ -117,6 +123,7 @@ def check(data: Data) -> None:
     rivals = last[[place["nesterov"], place["adam"]]]
     for name in NATURAL:
         claim(f"{name} over Nesterov and Adam at equal seconds", last[place[name]] / rivals, at_most=0.95)
+    _check_others(data, dict(zip(LABELS, np.median(last, axis=1), strict=True)))
     quarter = _at(data, 900.0)
     claim("the hour's budget", data["hour_seconds"][-1], at_least=HOUR, at_most=1.01 * HOUR)
     claim("squared error after 15 minutes of the hour", quarter, at_most=1.0)
@@ -133,49 +140,93 @@ def check(data: Data) -> None:
     )
 
 
+def _check_others(data: Data, middle: dict[str, float]) -> None:
+    """Hold the other methods to their budget, and to their order."""
+    claim(
+        "others: seconds at the end",
+        data["others_seconds"][..., -1],
+        at_least=SECONDS,
+        at_most=1.01 * SECONDS,
+    )
+    claim("  and updates at the start", data["others_update"][..., 0], at_least=0, at_most=0)
+    claim("  and loss at the start", data["others_train_loss"][..., 0], at_least=880.0, at_most=960.0)
+    last = dict(zip(OTHERS, data["others_train_squared"][..., -1], strict=True))
+    claim("momentum, squared error", last["momentum"], at_least=middle["adam"], at_most=0.95 * middle["sgd"])
+    claim("PRONG", last["prong"], at_least=1.05 * last["momentum"].max(), at_most=0.95 * middle["sgd"])
+    claim("truncated Newton", last["truncated-newton"], at_least=1.5 * middle["sgd"])
+
+
 def _at(data: Data, seconds: float) -> float:
     """Return the hour's squared error at its first evaluation from some time on."""
     return float(data["hour_train_squared"][np.searchsorted(data["hour_seconds"], seconds)])
 
 
+TITLES = (
+    "training rows",
+    "training rows",
+    "test rows",
+    "other methods, training rows",
+    "other methods, training rows",
+    "an hour of K-FAC; grey: published",
+)
+ABSCISSAE = "seconds", "updates", "seconds", "seconds", "updates", "seconds"
+TICKS = 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50, 100
+
+
 def draw(data: Data) -> Figure:
-    """Draw squared errors against seconds and updates, those of test rows, and the hour."""
-    figure, grid = plt.subplots(2, 2, figsize=(7.2, 5.8))
+    """Draw squared errors against seconds and updates, those of test rows, the other methods, and the hour."""
+    figure, grid = plt.subplots(3, 2, figsize=(7.2, 8.4))
     axes = grid.ravel()
-    for k, label in enumerate(LABELS.values()):
-        style = {"color": SERIES[k], "ls": DASHES[k], "marker": MARKERS[k], "ms": 3.2, "mfc": "white"}
-        for axis, x, y in (
-            (axes[0], "seconds", "train_squared"),
-            (axes[1], "update", "train_squared"),
-            (axes[2], "seconds", "test_squared"),
-        ):
-            places, runs = np.median(data[x][k], axis=0)[1:], data[y][k][:, 1:]
-            axis.fill_between(places, runs.min(axis=0), runs.max(axis=0), color=SERIES[k], alpha=0.2, lw=0)
-            axis.plot(places, np.median(runs, axis=0), markevery=(k, 6), lw=1.1, label=label, **style)
-    titles = ("training rows", "training rows", "test rows", "an hour of K-FAC; grey: published")
-    xs = ("seconds", "updates", "seconds", "seconds")
-    for axis, title, x in zip(axes, titles, xs, strict=True):
+    for axis, x, y in zip(axes[:3], ("seconds", "update", "seconds"), ROWS, strict=True):
+        for k, label in enumerate(LABELS.values()):
+            _draw_runs(axis, data[x][k], data[y][k], k, label, color=SERIES[k], mfc="white")
+    for axis, x in zip(axes[3:5], ("seconds", "update"), strict=True):
+        _draw_others(axis, data, x)
+    for axis, title, x in zip(axes, TITLES, ABSCISSAE, strict=True):
         axis.set(xlabel=x, ylabel="squared error per image", xscale="log", yscale="log", title=title)
-        axis.set_yticks(
-            [0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50],
-            ["0.5", "0.7", "1", "1.5", "2", "3", "5", "10", "20", "50"],
-        )
+        axis.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
         axis.minorticks_off()
-    for axis, ticks in zip(
-        axes, ((20, 60, 200, 600), None, (20, 60, 200, 600), (60, 300, 900, 3600)), strict=True
-    ):
-        if ticks is not None:
-            axis.set_xticks(ticks, [str(tick) for tick in ticks])
-    low, high = data["train_squared"][..., 1:].min(), data["train_squared"][..., 1].max()
-    for axis in axes[:3]:
-        axis.set_ylim(0.9 * low, 1.1 * high)
-    _draw_hour(axes[3], data)
+        if x == "seconds":
+            axis.set_xticks(SECOND_TICKS, [str(tick) for tick in SECOND_TICKS])
+    runs = [data[f"{prefix}train_squared"][..., 1:] for prefix in ("", "others_")]
+    for axis in axes[:5]:
+        axis.set_ylim(0.9 * min(r.min() for r in runs), 1.2 * max(r.max() for r in runs))
+    _draw_hour(axes[5], data)
     label_panels(axes)
+    axes[3].legend(fontsize="small")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
-    figure.suptitle(
-        "Autoencoder of MNIST: on training rows natural gradients are ahead of first-order methods"
-    )
+    figure.suptitle("Autoencoder of MNIST: on training rows Kronecker-factored natural gradients are ahead")
     return figure
+
+
+def _draw_others(axis: Axes, data: Data, x: str) -> None:
+    """Draw the other methods, and some of the first panels' medians in grey."""
+    for k, (name, label) in enumerate(LABELS.items()):
+        if name in BEHIND:
+            places, runs = (np.median(data[field][k], axis=0)[1:] for field in (x, "train_squared"))
+            axis.plot(places, runs, color=GREY, lw=0.8, ls=DASHES[k])
+            axis.annotate(
+                "online NG" if name == "online" else label, (places[-1], runs[-1]), (3, 0),
+                textcoords="offset points", fontsize="x-small", va="center", color=GREY,
+            )  # fmt: skip
+    for k, label in enumerate(OTHERS.values()):
+        runs = data["others_train_squared"][k]
+        _draw_runs(axis, data[f"others_{x}"][k], runs, k, label, color=BLACK)
+
+
+def _draw_runs(axis: Axes, x: Array, y: Array, k: int, label: str, *, color: str, **style: Any) -> None:
+    """Draw median and range of a method's runs (starts, evaluations), from the first evaluation after the start on."""
+    places, runs = np.median(x, axis=0)[1:], y[:, 1:]
+    axis.fill_between(places, runs.min(axis=0), runs.max(axis=0), color=color, alpha=0.2, lw=0)
+    style |= {
+        "color": color,
+        "ls": DASHES[k],
+        "marker": MARKERS[k],
+        "ms": 3.2,
+        "markevery": (k, 6),
+        "lw": 1.1,
+    }
+    axis.plot(places, np.median(runs, axis=0), label=label, **style)
 
 
 def _draw_hour(axis: Axes, data: Data) -> None:
@@ -195,3 +246,4 @@ def _draw_hour(axis: Axes, data: Data) -> None:
         place = 900.0, np.interp(900.0, data["hour_seconds"], data[field])
         axis.annotate(label, place, (4, 4), textcoords="offset points", ha=side, fontsize="small")
     axis.set(xlim=(50, 3700), ylim=(0.55, 1.1 * data["hour_test_squared"][1:].max()))
+    axis.set_xticks(HOUR_TICKS, [str(tick) for tick in HOUR_TICKS])

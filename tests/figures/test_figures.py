@@ -165,6 +165,7 @@ CLAIMED = {
     "o1_mnist_comparison": (
         *("update", "seconds", "train_loss", "train_squared", "test_squared"),
         *("hour_train_squared", "hour_seconds"),
+        *("others_update", "others_seconds", "others_train_loss", "others_train_squared"),
     ),
     "o1_nonlinear_autoencoder": ("errors", "test_errors"),
     "s1_condition_against_depth": ("formula", "dense"),
