@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -166,8 +167,8 @@ class Prong:
     def cost_by_rows(self, net: Network, rows: int) -> float:
         """Return the products of `apply_to_rows` over those of `apply`."""
         inputs = sum(n * n for n in net.widths[:-1])
-        through = [2 * n * n * m for n, m in zip(net.widths, net.widths[1:], strict=False)]
-        return rows * (2 * inputs + net.n_parameters) / sum(through)
+        through = sum(n * n * m for n, m in pairwise(net.widths))
+        return rows * (2 * inputs + net.n_parameters) / (2 * through)
 
     def apply_to_rows(self, state: ProngState, work: Workspace, *, out: Array) -> Array:
         """Write the preconditioned gradient (P,) of a workspace's rows: the white signals instead of the gradient.
