@@ -9,30 +9,32 @@ waits, and a step is handed over once. What a piece of the gradient holds does n
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from linnat._checks import Array
-from linnat.nonlinear._crew import each, members, shares
+from linnat.nonlinear._crew import each, members, row_shares, taken
+from linnat.nonlinear._pieces import Sum, Visit, make_piece, pieces, visit_piece
 from linnat.nonlinear.network import Network
-from linnat.nonlinear.passes import Visit, Workspace, make_piece, pieces, visit_piece
+from linnat.nonlinear.passes import Workspace
 
-Back = Callable[[slice, Callable[[int], None]], Any]
+Found = TypeVar("Found")
+Back = Callable[[slice, Callable[[int], None]], Found]
 
 
 def relay(
     net: Network,
     work: Workspace,
-    back: Back,
-    fine: Callable[[list[Any]], bool],
+    back: Back[Found],
+    fine: Callable[[list[Found]], bool],
     out: Array | None = None,
-    visit: Visit | None = None,
+    visit: Visit | Sum | None = None,
     *,
     with_square: bool = True,
-) -> tuple[list[Any], bool, float, float]:
+) -> tuple[list[Found], bool, float, float]:
     """Bring the rows back and make the gradient.
 
     Parameters
@@ -46,8 +48,8 @@ def relay(
         Given what `back` returned, share by share: whether the gradient shall be made and visited. Asked once.
     out : array (P,), optional
         Where to write the gradient; None keeps it nowhere.
-    visit : callable(part, piece), optional
-        As for `passes.pulled_back`. None is visited before `fine` has agreed.
+    visit : callable(part, piece) or Sum, optional
+        As for `_pieces.pulled_back`. None is visited, and nothing added, before `fine` has agreed.
     with_square : bool
         The square costs one more pass over the gradient; without it NaN is returned in its place.
 
@@ -63,103 +65,116 @@ def relay(
         Sum of what the visits return.
     """
     run = _Relay(net, work, back, fine, out, visit, with_square)
-    # Taken in this order: who waits for rows knows that somebody has them.
-    rows: list[Callable[[], None]] = [partial(run.rows, k, part) for k, part in enumerate(run.parts)]
-    tasks = [*rows, *[run.piece] * len(run.pieces), *[run.rest] * run.count]
-    each(tasks, run.count)
+    each([run.member] * run.count, run.count)
     square = sum(run.squares) if run.agreed and with_square else np.nan
     return run.found, bool(run.agreed), square, sum(run.visited)
 
 
-class _Relay:
-    """What has been done, and what may be begun; guarded by a bell that tells whoever waits."""
+class _Relay(Generic[Found]):
+    """What has been done, and what may be begun; a bell is rung when somebody may wait for it."""
 
     def __init__(
         self,
         net: Network,
         work: Workspace,
-        back: Back,
-        fine: Callable[[list[Any]], bool],
+        back: Back[Found],
+        fine: Callable[[list[Found]], bool],
         out: Array | None,
-        visit: Visit | None,
+        visit: Visit | Sum | None,
         with_square: bool,
     ) -> None:
         self.count = members(6.0 * work.rows * net.n_parameters)
-        self.parts, self.pieces = shares(work.rows, self.count), pieces(net.shapes, self.count)
-        self.found: list[Any] = [None] * len(self.parts)
-        self.squares, self.visited = [0.0] * len(self.pieces), [0.0] * len(self.pieces)
+        self._parts, self._pieces = row_shares(work.rows, self.count), pieces(net.shapes, self.count)
+        self.found: list[Any] = [None] * len(self._parts)
+        self.squares, self.visited = [0.0] * len(self._pieces), [0.0] * len(self._pieces)
         self.agreed: bool | None = None  # until all rows are back
         self._work, self._back, self._fine = work, back, fine
-        self._out, self._visit, self._with_square = out, visit, with_square
+        self._out, self._with_square = out, with_square
+        # A sum is added to by the product itself, unless somebody asks for the gradient as well.
+        self._sum = (
+            visit if isinstance(visit, Sum) and not with_square and visit.takes_products(work) else None
+        )
+        self._visit = visit.add if isinstance(visit, Sum) else visit
         # Where pieces lie that are not to be visited yet; alone, one has all rows back before the first piece.
         self._early = work.gradient if out is None and self.count > 1 else out
-        self._bell = threading.Condition()
         self._failed = False
-        self._under_way, self._missing = len(self.parts), [len(self.parts)] * net.depth
-        self._left = sorted(range(len(self.pieces)), key=lambda k: -self.pieces[k].layer)
-        self._kept: list[tuple[int, Array]] = []
+        self._bell, self._waiting = threading.Condition(threading.Lock()), 0
+        self._shares, self._under_way = deque(range(len(self._parts))), len(self._parts)
+        self._missing = [len(self._parts)] * net.depth
+        self._left = deque(range(len(self._pieces)))
+        self._kept: deque[tuple[int, Array]] = deque()
 
-    @property
-    def _over(self) -> bool:
-        return self._failed or self.agreed is False
-
-    def rows(self, k: int, part: slice) -> None:
-        """Bring a share of the rows back; the last one asks whether all is fine."""
+    def member(self) -> None:
+        """Bring shares of the rows back; then make pieces, from above; then use those that were made too early."""
         try:
-            self.found[k] = self._back(part, self._told)
-            with self._bell:
-                self._under_way -= 1
-                last = self._under_way == 0
-            if last:
-                agreed = self._fine(self.found)
-                with self._bell:
-                    self.agreed = agreed
-                    self._bell.notify_all()
+            for k in taken(self._shares):
+                self._rows(k)
+            for k in taken(self._left):
+                self._wait_for(self._pieces[k].layer)
+                if self._failed or self.agreed is False:
+                    return
+                self._piece(k)
+            self._wait_for(None)
+            for k, flat in taken(self._kept) if self.agreed else ():
+                self._use(k, flat)
         except BaseException:
-            with self._bell:
-                self._failed = True
-                self._bell.notify_all()
+            self._failed = True
+            self._ring()
             raise
+
+    def _rows(self, k: int) -> None:
+        self.found[k] = self._back(self._parts[k], self._told)
+        with self._bell:
+            self._under_way -= 1
+            last = self._under_way == 0
+        if last:
+            self.agreed = self._fine(self.found)
+            self._ring()
 
     def _told(self, layer: int) -> None:
         with self._bell:
             self._missing[layer] -= 1
-            if self._missing[layer] == 0:
+        if self._missing[layer] == 0:
+            self._ring()
+
+    def _wait_for(self, layer: int | None) -> None:
+        """Wait for the errors of a layer, or of all, or for a failure."""
+
+        def there() -> bool:
+            return (
+                self.agreed is not None or self._failed or (layer is not None and self._missing[layer] == 0)
+            )
+
+        if there():
+            return
+        with self._bell:
+            # Said before it looks again: whoever gets there in between sees somebody waiting.
+            self._waiting += 1
+            self._bell.wait_for(there)
+            self._waiting -= 1
+
+    def _ring(self) -> None:
+        if self._waiting:
+            with self._bell:
                 self._bell.notify_all()
 
-    def piece(self) -> None:
-        """Make a piece: the next from above while rows are under way, then the largest that is left."""
-        with self._bell:
-            if self._over:
-                return
-            k = max(self._left, key=lambda k: self.pieces[k].size) if self.agreed else self._left[0]
-            self._left.remove(k)
-            self._bell.wait_for(lambda: self._over or self._missing[self.pieces[k].layer] == 0)
-            if self._over:
-                return
-            out = self._out if self.agreed else self._early
-        with np.errstate(over="ignore", invalid="ignore"):
-            flat = make_piece(self._work, self.pieces[k], out)
-            if self._with_square:
-                self.squares[k] = float(np.vdot(flat, flat))
-        with self._bell:
-            if self.agreed is None:
-                self._kept.append((k, flat))
-            if not self.agreed:
-                return
-        self._use(k, flat)
-
-    def rest(self) -> None:
-        """Visit what was made before all rows were back."""
-        with self._bell:
-            self._bell.wait_for(lambda: self._over or self.agreed is not None)
-        while True:
-            with self._bell:
-                if self._over or not self._kept:
-                    return
-                k, flat = self._kept.pop()
+    def _piece(self, k: int) -> None:
+        """Make a piece, and use it if that is agreed."""
+        piece, agreed = self._pieces[k], self.agreed
+        if self._sum is not None:
+            flat = self._sum.add_piece(self._work, piece, None if agreed else self._early)
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):
+                flat = make_piece(self._work, piece, self._out if agreed else self._early)
+                if self._with_square:
+                    self.squares[k] = float(np.vdot(flat, flat))
+        if agreed:
             self._use(k, flat)
+        else:
+            self._kept.append((k, flat))
 
     def _use(self, k: int, flat: Array) -> None:
-        if self._visit is not None:
-            self.visited[k] = visit_piece(self.pieces[k], flat, self._visit)
+        if self._sum is not None:
+            self.visited[k] = self._sum.settle(self._pieces[k], flat)
+        elif self._visit is not None:
+            self.visited[k] = visit_piece(self._pieces[k], flat, self._visit)

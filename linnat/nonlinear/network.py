@@ -18,7 +18,7 @@ import numpy as np
 
 from linnat._checks import Array, as_count, as_float_array, as_matrix, as_rows, fail
 from linnat.families import Family, as_family
-from linnat.nonlinear.activations import as_activation
+from linnat.nonlinear.activations import ACTIVATIONS, Activation, as_activation
 
 
 @dataclass(frozen=True, init=False)
@@ -92,12 +92,20 @@ class Network:
         ends = np.cumsum([0, *(rows * columns for rows, columns in self.shapes)])
         return tuple(slice(int(a), int(b)) for a, b in pairwise(ends))
 
+    @cached_property
+    def _places(self) -> tuple[tuple[slice, tuple[int, int]], ...]:
+        return tuple((part, shape[::-1]) for part, shape in zip(self.slices, self.shapes, strict=True))
+
+    @cached_property
+    def units(self) -> tuple[Activation, ...]:
+        """The activations' functions."""
+        return tuple(ACTIVATIONS[name] for name in self.activations)
+
     def blocks(self, vector: Array) -> tuple[Array, ...]:
         """Return views T_i = [W_i b_i]ᵀ (…, n_{i−1} + 1, n_i) of a vector (…, P), C-ordered in its last two axes."""
-        return tuple(
-            vector[..., part].reshape(*vector.shape[:-1], columns, rows)
-            for part, (rows, columns) in zip(self.slices, self.shapes, strict=True)
-        )
+        if vector.ndim == 1:  # in every step
+            return tuple([vector[part].reshape(shape) for part, shape in self._places])
+        return tuple(vector[..., part].reshape(*vector.shape[:-1], *shape) for part, shape in self._places)
 
     def layers(self, vector: Array) -> tuple[Array, ...]:
         """Return views [W_i b_i] (…, n_i, n_{i−1} + 1) of a vector (…, P).

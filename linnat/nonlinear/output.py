@@ -13,10 +13,11 @@ import numpy as np
 from linnat._checks import Array, InputError
 from linnat.families import Family, Gaussian
 from linnat.nonlinear._crew import walk
+from linnat.nonlinear._pieces import Sum, Visit, pulled_back
 from linnat.nonlinear._relay import relay
-from linnat.nonlinear.activations import ACTIVATIONS, BLOCK, beside, row_blocks
+from linnat.nonlinear.activations import BLOCK, beside, row_blocks
 from linnat.nonlinear.network import Network
-from linnat.nonlinear.passes import Visit, Workspace, forward, pulled_back
+from linnat.nonlinear.passes import Workspace, run_back, run_forward
 
 SAFE = 1e-3  # of the largest number: rounding of sums stays below
 
@@ -69,7 +70,7 @@ def _means(family: Family, outputs: Array, out: Array) -> None:
         np.negative(outputs, out=out)
         np.exp(out, out=out)
         out += 1.0
-        np.reciprocal(out, out=out)
+        np.divide(1.0, out, out=out)
     else:
         np.exp(outputs, out=out)
 
@@ -174,7 +175,7 @@ def _step(
     *,
     scale: float = 1.0,
     out: Array | None = None,
-    visit: Visit | None = None,
+    visit: Visit | Sum | None = None,
     with_square: bool = True,
 ) -> tuple[float, bool, float, float]:
     """Run forward, and back with the errors of the mean loss times the scale; make the gradient if that is fine.
@@ -189,18 +190,23 @@ def _step(
     work.inputs, rows = x, len(x)
 
     def back(part: slice, told: Callable[[int], None]) -> tuple[float, list[float]]:
-        piece = work.part(part)
+        piece, squares = work.part(part), [0.0] * net.depth
+
+        def looked_at(layer: int) -> None:
+            squares[layer] = _square(piece.errors[layer])  # while they are in the cache
+            told(layer)
+
         # A loss that explodes is told once, by `check_finite`, and not by warnings on the way.
-        with np.errstate(over="ignore", invalid="ignore"):
-            outputs, last = forward(net, theta, x[part], piece), piece.errors[-1]
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            signals = [_square(piece.inputs)]
+            outputs, last = run_forward(net, theta, x[part], piece), piece.errors[-1]
             value = mean_loss(net.family, outputs, y[part], last) if with_loss else np.nan
             output_errors(net.family, outputs, y[part], last, scale / rows)
-            piece.back(net, theta, told)
+            run_back(net, theta, piece, looked_at)
             # A bounded unit's signals need not be looked at: a NaN in them is one in the errors.
-            signals = [_square(piece.inputs)]
-            for name, h in zip(net.activations[:-1], piece.hidden[:-1], strict=True):
-                signals.append(float(h.size) if ACTIVATIONS[name].bounded else _square(h))
-            return value * len(outputs), [*signals, *(_square(e) for e in piece.errors)]
+            for unit, h in zip(net.units[:-1], piece.hidden[:-1], strict=True):
+                signals.append(float(h.size) if unit.bounded else _square(h))
+            return value * len(outputs), [*signals, *squares]
 
     def loss(found: list[tuple[float, list[float]]]) -> float:
         return sum(value for value, _ in found) / rows
@@ -256,7 +262,7 @@ def step_through(
     x: Array,
     y: Array,
     work: Workspace,
-    visit: Visit,
+    visit: Visit | Sum,
     *,
     scale: float = 1.0,
     with_loss: bool = True,
@@ -268,8 +274,10 @@ def step_through(
     ----------
     net, theta, x, y, work, with_loss
         As for `step_gradient`.
-    visit : callable(part, piece)
-        Told where a piece lies in (P,) and what it holds, which it may overwrite; threads call it, in any order.
+    visit : callable(part, piece) or Sum
+        Told where a piece lies in (P,) and what it holds, which it may overwrite; threads call it, in any order. Or
+        what the gradient is added to, by BLAS itself where it can and the square is not asked for: the vector of the
+        sum may be `theta`.
     scale : float
         Pieces hold the gradient times it: a rate costs nothing in the errors, and one more pass in the gradient.
 
@@ -310,7 +318,7 @@ def step_through(
     # So large, or not finite: the gradient is made once to be looked at.
     with np.errstate(over="ignore", invalid="ignore"):
         check_finite(value if with_loss else 0.0, pulled_back(net, work, None)[0])
-    square, visited = pulled_back(net, work, None, visit)
+    square, visited = pulled_back(net, work, None, visit.add if isinstance(visit, Sum) else visit)
     return value, square if with_square else np.nan, visited
 
 

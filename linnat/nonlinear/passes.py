@@ -15,17 +15,19 @@ forward 2P, backward 2P, pullback 2P, pushforward 4P, Hessian product 12P.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, lru_cache, partial
-from math import ceil
-from typing import Any, NamedTuple
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 
 from linnat._checks import Array, as_rows, fail
-from linnat.nonlinear._crew import each, members, shares
+from linnat.nonlinear._crew import each, members, row_shares
+from linnat.nonlinear._pieces import pulled_back
 from linnat.nonlinear._rooms import room, side_by_side
-from linnat.nonlinear.activations import BLOCK, activate, multiply_by_bend, multiply_by_slope
+from linnat.nonlinear.activations import multiply_by_bend, multiply_by_slope
 from linnat.nonlinear.network import Network
+
+PARTS = 32  # of a workspace, whose views are kept: a step asks for the same few again
 
 
 class Workspace:
@@ -56,6 +58,7 @@ class Workspace:
         self.errors: list[Array] = side_by_side(dtype, *shapes)
         self._size = net.n_parameters
         self._whole: Workspace | None = None
+        self._views: dict[Any, tuple[list[Array], list[Array]]] = {}  # of the parts that were asked for
 
     @cached_property
     def gradient(self) -> Array:
@@ -70,10 +73,15 @@ class Workspace:
     def part(self, rows: slice) -> Workspace:
         """Return the workspace of some of the rows: views of this one's signals and errors, which it writes over."""
         piece = object.__new__(Workspace)
-        piece._size, piece._whole = self._size, self.whole
+        piece._size, piece._whole, piece._views = self._size, self.whole, {}
         piece.inputs = self.inputs[rows]
-        piece.hidden = [h[rows] for h in self.hidden]
-        piece.errors = [e[rows] for e in self.errors]
+        key = rows.start, rows.stop
+        views = self._views.get(key)
+        if views is None:
+            views = [h[rows] for h in self.hidden], [e[rows] for e in self.errors]
+            if len(self._views) < PARTS:
+                self._views[key] = views
+        piece.hidden, piece.errors = views
         return piece
 
     @property
@@ -86,24 +94,12 @@ class Workspace:
         """float32 or float64."""
         return self.hidden[0].dtype
 
-    def back(self, net: Network, theta: Array, told: Callable[[int], None] = lambda layer: None) -> None:
-        """Run the last errors, derivatives with respect to the outputs, back through the network, in place.
-
-        `told(i)` is called when the errors of layer i = L − 1 … 0 are there.
-        """
+    def back(self, net: Network, theta: Array) -> None:
+        """Run the last errors, derivatives with respect to the outputs, back through the network, in place."""
         count = members(2.0 * self.rows * net.n_parameters)
-        if count > 1:
-            parts = [self.part(rows) for rows in shares(self.rows, count)]
-            each([partial(part.back, net, theta) for part in parts], count)
-            for i in range(net.depth - 1, -1, -1):
-                told(i)
-            return
-        blocks = net.blocks(theta)
-        for i in range(net.depth - 1, -1, -1):
-            if i < net.depth - 1:
-                _through(blocks[i + 1][:-1], self.errors[i + 1], self.errors[i])
-            multiply_by_slope(net.activations[i], self.hidden[i], self.errors[i])
-            told(i)
+        with np.errstate(under="ignore"):
+            parts = [self.part(rows) for rows in row_shares(self.rows, count)] if count > 1 else [self]
+            each([partial(run_back, net, theta, part) for part in parts], count)
 
     @property
     def outputs(self) -> Array:
@@ -114,6 +110,10 @@ class Workspace:
     def signals(self) -> list[Array]:
         """What enters the layers: h_0 … h_{L−1}."""
         return [self.inputs, *self.hidden[:-1]]
+
+    def signal(self, layer: int) -> Array:
+        """Return what enters a layer, 0 … L − 1."""
+        return self.hidden[layer - 1] if layer else self.inputs
 
 
 FEW = 200  # rows, at most half the width
@@ -172,17 +172,41 @@ def forward(net: Network, theta: Array, x: Array, work: Workspace) -> Array:
     >>> forward(net, np.array([1.0, 2.0, 3.0]), np.array([[1.0, 1.0]]), work)
     array([[6.]])
     """
-    work.inputs = signal = x
     count = members(2.0 * len(x) * net.n_parameters)
-    if count > 1:
-        parts = shares(len(x), count)
-        each([partial(forward, net, theta, x[rows], work.part(rows)) for rows in parts], count)
-        return work.outputs
-    for block, out, name in zip(net.blocks(theta), work.hidden, net.activations, strict=True):
+    with np.errstate(over="ignore", under="ignore"):
+        if count == 1:
+            return run_forward(net, theta, x, work)
+        work.inputs = x
+        parts = row_shares(len(x), count)
+        each([partial(run_forward, net, theta, x[rows], work.part(rows)) for rows in parts], count)
+    return work.outputs
+
+
+def run_forward(net: Network, theta: Array, x: Array, work: Workspace) -> Array:
+    """Do what `forward` does, in this thread, and as errors in floating-point arithmetic are treated there."""
+    work.inputs = signal = x
+    for block, out, unit in zip(net.blocks(theta), work.hidden, net.units, strict=True):
         np.matmul(signal, block[:-1], out=out)
-        activate(name, out, block[-1])
+        unit.run(out, block[-1])
         signal = out
     return signal
+
+
+def run_back(
+    net: Network, theta: Array, work: Workspace, told: Callable[[int], None] = lambda layer: None
+) -> None:
+    """Do what `Workspace.back` does, in this thread.
+
+    `told(i)` is called when the errors of layer i = L − 1 … 0 are there.
+    """
+    blocks, after = net.blocks(theta), None
+    for i in range(net.depth - 1, -1, -1):
+        error = work.errors[i]
+        if after is not None:
+            _through(blocks[i + 1][:-1], after, error)
+        net.units[i].back(work.hidden[i], error)
+        told(i)
+        after = error
 
 
 def backward(net: Network, theta: Array, work: Workspace, cotangents: Array) -> None:
@@ -196,107 +220,6 @@ def pullback(net: Network, work: Workspace, out: Array | None = None) -> Array:
     out = np.empty(net.n_parameters, work.dtype) if out is None else out
     pulled_back(net, work, out)
     return out
-
-
-Visit = Callable[[slice, Array], float]
-
-
-class Piece(NamedTuple):
-    """Some rows of a layer's T-block of a gradient.
-
-    Attributes
-    ----------
-    layer : int
-        0 … L − 1.
-    rows : slice
-        Of the block; the last row is the bias's.
-    part : slice
-        Where they lie in (P,).
-    """
-
-    layer: int
-    rows: slice
-    part: slice
-
-    @property
-    def size(self) -> int:
-        """How many numbers they hold."""
-        return int(self.part.stop - self.part.start)
-
-
-@lru_cache(maxsize=64)
-def pieces(shapes: tuple[tuple[int, int], ...], count: int) -> tuple[Piece, ...]:
-    """Cut the gradient of a network's shapes for so many threads: about four pieces each, none of them of two layers.
-
-    Examples
-    --------
-    >>> pieces(((5, 3), (2, 6)), 1)[1]
-    Piece(layer=1, rows=slice(0, 6, None), part=slice(15, 27, None))
-    """
-    total = sum(width * length for width, length in shapes)
-    most = max(1.0, total / (4 * count)) if count > 1 else float(total)
-    cut: list[Piece] = []
-    for i, (width, length) in enumerate(shapes):
-        start = cut[-1].part.stop if cut else 0
-        for rows in shares(length, ceil(width * length / most)):
-            cut.append(Piece(i, rows, slice(start + rows.start * width, start + rows.stop * width)))
-    return tuple(cut)
-
-
-def make_piece(work: Workspace, piece: Piece, out: Array | None) -> Array:
-    """Compute a piece of what `pullback` returns: in its place in `out` (P,), or in a room of this thread; flat."""
-    signal, error, rows = work.signals[piece.layer], work.errors[piece.layer], piece.rows
-    shape = rows.stop - rows.start, error.shape[1]
-    block = room("piece", error.dtype, shape)[0] if out is None else out[piece.part].reshape(shape)
-    last = rows.stop == signal.shape[1] + 1
-    inner = block[:-1] if last else block
-    np.matmul(signal[:, rows.start : rows.start + len(inner)].T, error, out=inner)
-    if last:
-        np.add.reduce(error, axis=0, out=block[-1])
-    return block.reshape(-1)
-
-
-def visit_piece(piece: Piece, flat: Array, visit: Visit) -> float:
-    """Visit a piece in blocks that stay in the cache: a visit walks over them several times."""
-    visited = 0.0
-    for start in range(0, len(flat), BLOCK):
-        block = flat[start : start + BLOCK]
-        visited += visit(slice(piece.part.start + start, piece.part.start + start + len(block)), block)
-    return visited
-
-
-def pulled_back(
-    net: Network, work: Workspace, out: Array | None, visit: Visit | None = None
-) -> tuple[float, float]:
-    """Compute what `pullback` returns, piece by piece.
-
-    Parameters
-    ----------
-    net : Network
-    work : Workspace
-    out : array (P,) or None
-        Where to write it; None keeps it nowhere.
-    visit : callable(part, piece), optional
-        Told where each piece lies in (P,) and what it holds, (size,), which it may overwrite; threads call it.
-
-    Returns
-    -------
-    square : float
-        Sum of squares: what is not finite shows in it.
-    visited : float
-        Sum of what the visits return.
-    """
-
-    def one(piece: Piece) -> tuple[float, float]:
-        flat = make_piece(work, piece, out)
-        square = float(np.vdot(flat, flat))
-        return square, 0.0 if visit is None else visit_piece(piece, flat, visit)
-
-    count = members(2.0 * work.rows * net.n_parameters)
-    cut = pieces(net.shapes, count)
-    found = each([partial(one, piece) for piece in cut], count, [float(piece.size) for piece in cut])
-    squares, visits = zip(*found, strict=True)
-    return sum(squares), sum(visits)
 
 
 def vector_jacobian_product(net: Network, theta: Array, work: Workspace, cotangents: Array) -> Array:
@@ -437,7 +360,7 @@ def fisher_product(net: Network, theta: Array, work: Workspace, direction: Array
             backward(net, theta, part, bent)
 
         count = members(6.0 * work.rows * net.n_parameters)
-        each([partial(rows_back, rows) for rows in shares(work.rows, count)], count)
+        each([partial(rows_back, rows) for rows in row_shares(work.rows, count)], count)
         return pullback(net, work)
     return _mean_of_shares(
         lambda rows: _fisher_products(net, theta, work.part(rows), direction), work, direction
@@ -476,7 +399,7 @@ def hessian_product(net: Network, theta: Array, work: Workspace, targets: Array,
 def _mean_of_shares(product: Callable[[slice], Array], work: Workspace, direction: Array) -> Array:
     """Return a product that is a mean over rows, from those of parts of the rows."""
     cost = 8.0 * work.rows * direction.size  # flops, at least
-    parts = shares(work.rows, members(cost))
+    parts = row_shares(work.rows, members(cost))
     total, *others = each([partial(product, part) for part in parts], len(parts))
     if not others:
         return total

@@ -10,14 +10,14 @@ import pytest
 
 from benchmarks import _training_jax, _training_torch, training_steps
 from benchmarks._training_problem import Problem, kronecker_products, make_problem, squares, step_products
-from linnat.nonlinear import passes
+from linnat.nonlinear import _pieces, passes
 from linnat.nonlinear.optimisers import GradientDescent
 from linnat.nonlinear.preconditioners import Kfac
 from tests import tolerances
 
 SMALL = (12, 20, 7, 20, 12)
 UNITS = ("logistic", "identity", "logistic", "identity")
-MATMUL = np.matmul
+MATMUL, ADD = np.matmul, _pieces.add_product
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def problem() -> Problem:
 
 
 def products(monkeypatch: pytest.MonkeyPatch, call: Any) -> Counter[tuple[int, ...]]:
-    """Return the sizes of the products that a call makes by `numpy.matmul`."""
+    """Return the sizes of the products that a call makes by `numpy.matmul`, or adds to something."""
     seen: Counter[tuple[int, ...]] = Counter()
 
     def recorded(a: Any, b: Any, **options: Any) -> Any:
@@ -34,7 +34,12 @@ def products(monkeypatch: pytest.MonkeyPatch, call: Any) -> Counter[tuple[int, .
         seen[(a.shape[0], a.shape[1], b.shape[1])] += 1
         return MATMUL(a, b, **options)
 
+    def added(left: Any, right: Any, out: Any, *factors: float) -> None:
+        seen[(left.shape[1], left.shape[0], right.shape[1])] += 1
+        ADD(left, right, out, *factors)
+
     monkeypatch.setattr(np, "matmul", recorded)
+    monkeypatch.setattr(_pieces, "add_product", added)
     call()
     monkeypatch.undo()
     return seen

@@ -31,7 +31,9 @@ WIDTHS, ROWS = (400, 500, 320, 500, 400), 600
 SMALL = 150_000
 METHODS = (
     GradientDescent(0.01),
+    GradientDescent(0.01, with_norms=False),
     GradientDescent(0.01, 0.9),
+    GradientDescent(0.01, 0.9, with_norms=False),
     GradientDescent(0.01, 0.9, nesterov=True),
     Adam(),
     Preconditioned(Kfac(period=1000), 0.01),

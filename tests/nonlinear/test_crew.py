@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from linnat.hardware import blas_threads
-from linnat.nonlinear import _crew, _relay, _rooms, output, passes
+from linnat.nonlinear import _blas, _crew, _relay, _rooms, output, passes
 from linnat.nonlinear._crew import crew, each, members, shares, walk
+from linnat.nonlinear._pieces import Sum
 from linnat.nonlinear._rooms import room
-from linnat.nonlinear.activations import ACTIVATIONS
+from linnat.nonlinear.activations import ACTIVATIONS, activate
 from linnat.nonlinear.initial import initial
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.optimisers import Adam, Batch, GradientDescent, Preconditioned, Rmsprop, TruncatedNewton
@@ -62,6 +63,9 @@ METHODS: dict[str, Callable[[], Any]] = {
     "descent": lambda: GradientDescent(0.1),
     "momentum": lambda: GradientDescent(0.1, 0.9),
     "nesterov": lambda: GradientDescent(0.1, 0.9, nesterov=True),
+    "descent, added": lambda: GradientDescent(0.1, with_norms=False),
+    "momentum, added": lambda: GradientDescent(0.1, 0.9, with_norms=False),
+    "nesterov, added": lambda: GradientDescent(0.1, 0.9, nesterov=True, with_norms=False),
     "rmsprop": lambda: Rmsprop(0.01),
     "adam": lambda: Adam(0.01),
     "kfac": lambda: Preconditioned(Kfac(), 0.1, rule="clipped"),
@@ -182,15 +186,15 @@ def test_whoever_is_back_begins_with_the_layers_above(threads: Any, monkeypatch:
     net, theta, batch = problem()
     whole, found, work = np.empty_like(theta), np.full_like(theta, np.nan), Workspace(net, ROWS)
     value, square = step_gradient(net, theta, batch.x, batch.y, work, whole)
-    back, make, made, visits, shares_back = Workspace.back, _relay.make_piece, [], [], []
+    back, make, made, visits, shares_back = output.run_back, _relay.make_piece, [], [], []
 
-    def late(self: Workspace, net: Network, theta: Any, told: Callable[[int], None]) -> None:
+    def late(net: Network, theta: Any, part: Workspace, told: Callable[[int], None]) -> None:
         def slowly(layer: int) -> None:
             told(layer)
-            if np.shares_memory(self.errors[0], work.errors[0][:1]):
+            if np.shares_memory(part.errors[0], work.errors[0][:1]):
                 time.sleep(0.03)
 
-        back(self, net, theta, slowly)
+        back(net, theta, part, slowly)
         shares_back.append(1)
 
     def noted(work: Workspace, piece: Any, out: Any) -> Any:
@@ -203,7 +207,7 @@ def test_whoever_is_back_begins_with_the_layers_above(threads: Any, monkeypatch:
         piece[...] = np.nan
         return 1.0
 
-    monkeypatch.setattr(Workspace, "back", late)
+    monkeypatch.setattr(output, "run_back", late)
     monkeypatch.setattr(_relay, "make_piece", noted)
     told = step_through(net, theta, batch.x, batch.y, work, visit)
     assert any(count == 2 for _, count in made)  # one of three shares is late, and nobody waits for it
@@ -219,21 +223,108 @@ def test_whoever_is_back_begins_with_the_layers_above(threads: Any, monkeypatch:
     assert any(count == 2 for _, count in made)
 
 
+@pytest.fixture(params=["BLAS", "NumPy"])
+def adder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Who adds products."""
+    if request.param == "NumPy":
+        monkeypatch.setattr(_blas, "_gemm", lambda kind: None)
+    elif _blas._gemm(np.dtype(float)) is None:
+        pytest.skip("the BLAS of NumPy is not one that is known")
+    return str(request.param)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("factor", [-1.0, 0.5])
+def test_a_gradient_is_added_where_it_goes(
+    shared: bool, dtype: Any, factor: float, adder: str, threads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, theta, batch = problem(dtype)
+    if not shared:
+        alone(monkeypatch)
+    work, gradient, eps = Workspace(net, ROWS, dtype), np.empty_like(theta), np.finfo(dtype).eps
+    value, square = step_gradient(net, theta, batch.x, batch.y, work, gradient)
+    begun = np.random.default_rng(5).standard_normal(len(theta)).astype(dtype)
+    seen, args = np.zeros(len(theta), int), (net, theta, batch.x, batch.y, work)
+
+    def visit(part: slice, held: Any) -> float:
+        assert np.shares_memory(held, vector)
+        seen[part] += 1
+        return float(held.sum())
+
+    for keep in (1.0, 0.5, 0.0):
+        for with_square in (True, False):
+            vector = begun.copy() if keep else np.full_like(begun, np.nan)
+            given = Sum(vector, factor, keep, visit)
+            told = step_through(*args, given, scale=0.1, with_square=with_square)
+            expected = 0.1 * factor * gradient + (keep * begun if keep else 0.0)
+            most = 8 * eps * (np.abs(begun) + ROWS * np.abs(gradient).max())
+            assert (np.abs(vector - expected) <= most).all()
+            assert told[0] == value
+            assert told[1] == pytest.approx(0.01 * square if with_square else np.nan, rel=1e-5, nan_ok=True)
+            assert told[2] == pytest.approx(
+                float(vector.sum()), abs=float(len(theta) * eps * np.abs(vector).sum())
+            )
+    assert (seen == 6).all()
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.9, 0.0])
+def test_nothing_is_added_before_all_rows_are_back(
+    keep: float, adder: str, threads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # θ itself is what is added to, and slower shares still run back through it.
+    net, theta, batch = problem()
+    work, gradient, back, found = Workspace(net, ROWS), np.empty_like(theta), output.run_back, []
+    step_gradient(net, theta, batch.x, batch.y, work, gradient)
+    early, settle, wait = [], Sum.settle, _relay._Relay._wait_for
+
+    def late(net: Network, theta: Any, part: Workspace, told: Callable[[int], None]) -> None:
+        def slowly(layer: int) -> None:
+            told(layer)
+            if np.shares_memory(part.errors[0], work.errors[0][:1]):
+                time.sleep(0.01)
+
+        back(net, theta, part, slowly)
+
+    def settled(self: Sum, piece: Any, flat: Any) -> float:
+        early.append(not np.shares_memory(flat, self.vector))
+        return settle(self, piece, flat)
+
+    def added() -> Any:
+        early.clear()
+        moving = theta.copy()
+        step_through(net, moving, batch.x, batch.y, work, Sum(moving, -1.0, keep), with_square=False)
+        return moving
+
+    monkeypatch.setattr(Sum, "settle", settled)
+    monkeypatch.setattr(_relay._Relay, "_wait_for", lambda self, layer: wait(self, None))
+    found.append(added())
+    assert not any(early)
+    monkeypatch.setattr(_relay._Relay, "_wait_for", wait)
+    monkeypatch.setattr(output, "run_back", late)
+    found.append(added())
+    assert any(early) == (adder == "BLAS")
+    most = tolerances.product(float, 60) * np.abs(theta).max()
+    assert np.abs(found[0] - (keep * theta - gradient)).max() <= most
+    # What is made early and kept beside is to the last bit what comes of adding in place.
+    assert np.array_equal(*found)
+
+
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("first", [True, False])
 def test_a_share_that_fails_lets_nobody_wait(
     kind: type[BaseException], first: bool, threads: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, theta, batch = problem()
-    work, back, seen = Workspace(net, ROWS), Workspace.back, []
+    work, back, seen = Workspace(net, ROWS), output.run_back, []
 
-    def fails(self: Workspace, net: Network, theta: Any, told: Callable[[int], None]) -> None:
-        if np.shares_memory(self.errors[0], work.errors[0][:1]) == first:
+    def fails(net: Network, theta: Any, part: Workspace, told: Callable[[int], None]) -> None:
+        if np.shares_memory(part.errors[0], work.errors[0][:1]) == first:
             time.sleep(0.02)
             raise kind("of a share")
-        back(self, net, theta, told)
+        back(net, theta, part, told)
 
-    monkeypatch.setattr(Workspace, "back", fails)
+    monkeypatch.setattr(output, "run_back", fails)
     for run in (step_through, step_gradient):
         with pytest.raises(kind, match="of a share"):
             run(
@@ -265,7 +356,12 @@ def test_nothing_is_visited_where_the_gradient_is_not_finite(where: str, threads
 
     with pytest.raises(DivergenceError):
         step_through(net, theta, x, batch.y, Workspace(net, ROWS), visit)
+    before = theta.copy()
+    onto = Sum(theta, 1.0, 0.5, visit)
+    with pytest.raises(DivergenceError):
+        step_through(net, theta, x, batch.y, Workspace(net, ROWS), onto, with_square=False)
     assert not seen
+    assert np.array_equal(theta, before, equal_nan=True)
 
 
 def test_a_bound_beyond_the_largest_number_is_no_divergence() -> None:
@@ -287,13 +383,17 @@ def test_a_bound_beyond_the_largest_number_is_no_divergence() -> None:
     assert np.isfinite(value)
     assert square == pytest.approx(1.0)
     assert np.allclose(np.concatenate(seen), [1.0, 1e-154], rtol=1e-15)
+    held = np.array([4.0, 0.0])
+    given = np.array([0.0, 1e-154]), x, y, Workspace(net, 1), Sum(held, keep=0.5)
+    assert step_through(net, *given, with_square=False)[0] == value
+    assert np.allclose(held, [3.0, 1e-154], rtol=1e-15)
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_bounded_units_are_bounded(name: str) -> None:
     z = np.array([[-1e30, -1.5, 0.0, 1.5, 1e30]])
     with np.errstate(over="ignore"):
-        passes.activate(name, z)
+        activate(name, z)
     assert ACTIVATIONS[name].bounded == bool(np.abs(z).max() <= 1)
 
 

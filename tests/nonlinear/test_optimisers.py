@@ -134,8 +134,10 @@ def test_norms_may_be_left_out(momentum: float) -> None:
         for _ in range(3):
             state, report = method.step(state, batch, rng)
         found.append((state.theta, report))
-    assert np.array_equal(found[0][0], found[1][0])
-    assert found[0][1].loss == found[1][1].loss
+    # The one writes the gradient down, the other never has it.
+    most = np.abs(found[0][0]).max()
+    assert np.abs(found[0][0] - found[1][0]).max() <= tolerances.product(float, 60) * most
+    assert found[0][1].loss == pytest.approx(found[1][1].loss, rel=tolerances.product(float, 60))
     assert np.isfinite(found[0][1][:3]).all()
     assert np.isnan(found[1][1][1:3]).all()
 
@@ -148,12 +150,15 @@ def test_the_norm_of_the_gradient_is_told_at_any_rate(rate: float, momentum: flo
     rows, theta = Batch(batch.x.astype(dtype), batch.y.astype(dtype)), theta.astype(dtype)
     method = GradientDescent(rate, momentum)
     state, report = method.step(method.init(net, theta), rows, rng)
+    brief = GradientDescent(rate, momentum, with_norms=False)
+    other, _ = brief.step(brief.init(net, theta), rows, rng)
     slope = passes.gradient(net, theta, rows.x, rows.y)[1]
     error = tolerances.product(dtype, 60)
     assert report.gradient_norm == pytest.approx(np.linalg.norm(slope), rel=error)
     step = np.abs(slope).max() * abs(rate)
-    assert np.abs(state.theta - (theta - rate * slope)).max() <= error * (np.abs(theta).max() + step)
-    assert (rate != 0.0) or np.array_equal(state.theta, theta)
+    for found in (state.theta, other.theta):
+        assert np.abs(found - (theta - rate * slope)).max() <= error * (np.abs(theta).max() + step)
+        assert (rate != 0.0) or np.array_equal(found, theta)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

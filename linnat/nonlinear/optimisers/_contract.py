@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from math import prod
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -82,7 +81,7 @@ def with_crew(step: Callable[[Any, Any, Batch, Any], Result]) -> Callable[[Any, 
 
     @wraps(step)
     def inner(self: Any, state: Any, batch: Batch, rng: Any) -> Result:
-        rows = prod(np.shape(batch.x)[:1])
+        rows = len(batch.x) if isinstance(batch.x, np.ndarray) and batch.x.ndim else 0
         with crew(6.0 * rows * state.net.n_parameters):
             return step(self, state, batch, rng)
 

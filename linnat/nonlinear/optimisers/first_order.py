@@ -13,6 +13,7 @@ import numpy as np
 
 from linnat._checks import Array, as_scalar, fail
 from linnat.nonlinear._crew import walk
+from linnat.nonlinear._pieces import Sum
 from linnat.nonlinear._rooms import room, with_room
 from linnat.nonlinear.activations import BLOCK
 from linnat.nonlinear.network import Network
@@ -63,7 +64,8 @@ class GradientDescent:
     with_loss : bool
         Whether reports carry the loss (NaN otherwise), one more pass over the outputs.
     with_norms : bool
-        Whether they carry the norms (NaN otherwise), one more pass over the gradient.
+        Whether they carry the norms (NaN otherwise). Without, a gradient of few rows is never written down: BLAS adds
+        it to θ, or v, as it arises, with other rounding.
 
     Examples
     --------
@@ -108,17 +110,11 @@ class GradientDescent:
         # The rate comes with the errors, where squares of the gradient so scaled keep within float32.
         scale = rate if USUAL[0] <= rate <= USUAL[1] else 1.0
 
-        def visit(part: slice, step: Array) -> float:
-            if scale != rate:
-                step *= rate
-            if plain:
-                theta[part] -= step
-                return 0.0
-            moved = velocity[part]
-            moved *= momentum
-            moved -= step
+        def move(part: slice, moved: Array) -> float:
             theta[part] += moved
             return float(np.vdot(moved, moved)) if self.with_norms else np.nan
+
+        onto = Sum(theta, -rate / scale) if plain else Sum(velocity, -rate / scale, momentum, move)
 
         value, square, length = step_through(
             state.net,
@@ -126,7 +122,7 @@ class GradientDescent:
             batch.x,
             batch.y,
             work,
-            visit,
+            onto,
             scale=scale,
             with_loss=self.with_loss,
             with_square=self.with_norms,

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from linnat._checks import Array, as_choice, as_count, as_scalar, fail
-from linnat.nonlinear._crew import PASS, each, members, shares, walk
+from linnat.nonlinear._crew import PASS, each, members, row_shares, shares, walk
 from linnat.nonlinear.activations import BLOCK, beside
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.optimisers._contract import Batch, Report, check_batch, with_crew
@@ -314,7 +314,7 @@ class Preconditioned:
             return np.asarray(np.einsum("inc,jnc->ij", moved, bent, dtype=np.float64))
 
         count = members(4.0 * len(directions) * work.rows * net.n_parameters)
-        parts = [partial(part, rows) for rows in shares(work.rows, count)]
+        parts = [partial(part, rows) for rows in row_shares(work.rows, count)]
         return np.asarray(sum(each(parts, count))) / work.rows
 
     def _adapted(self, damping: float, ratio: float) -> float:
