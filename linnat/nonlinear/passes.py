@@ -27,8 +27,6 @@ from linnat.nonlinear._rooms import room, side_by_side
 from linnat.nonlinear.activations import multiply_by_bend, multiply_by_slope
 from linnat.nonlinear.network import Network
 
-PARTS = 32  # of a workspace, whose views are kept: a step asks for the same few again
-
 
 class Workspace:
     """Buffers of one batch.
@@ -58,7 +56,6 @@ class Workspace:
         self.errors: list[Array] = side_by_side(dtype, *shapes)
         self._size = net.n_parameters
         self._whole: Workspace | None = None
-        self._views: dict[Any, tuple[list[Array], list[Array]]] = {}  # of the parts that were asked for
 
     @cached_property
     def gradient(self) -> Array:
@@ -73,15 +70,10 @@ class Workspace:
     def part(self, rows: slice) -> Workspace:
         """Return the workspace of some of the rows: views of this one's signals and errors, which it writes over."""
         piece = object.__new__(Workspace)
-        piece._size, piece._whole, piece._views = self._size, self.whole, {}
+        piece._size, piece._whole = self._size, self.whole
         piece.inputs = self.inputs[rows]
-        key = rows.start, rows.stop
-        views = self._views.get(key)
-        if views is None:
-            views = [h[rows] for h in self.hidden], [e[rows] for e in self.errors]
-            if len(self._views) < PARTS:
-                self._views[key] = views
-        piece.hidden, piece.errors = views
+        piece.hidden = [h[rows] for h in self.hidden]
+        piece.errors = [e[rows] for e in self.errors]
         return piece
 
     @property

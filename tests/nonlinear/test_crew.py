@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
+import pickle
 import subprocess
 import sys
 import threading
@@ -100,6 +102,24 @@ def test_a_crew_takes_the_same_steps(name: str, threads: Any, monkeypatch: pytes
     assert set(handed) == {0, 1}  # something was handed over to helpers, and nothing when alone
     assert np.abs(found[0][0] - found[2][0]).max() <= tolerances.solve(float, 200, 1e4) * moved
     assert found[0][1].loss == pytest.approx(found[2][1].loss, rel=1e-11)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state))])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_copied_state_goes_on_like_the_first(name: str, copied: Callable[[Any], Any], threads: Any) -> None:
+    net, theta, batch = problem()
+    few, method, rng = Batch(batch.x[:40], batch.y[:40]), METHODS[name](), np.random.default_rng(3)
+    state, ends = method.init(net, theta), []
+    for rows in (batch, few, batch, few):
+        state, _ = method.step(state, rows, rng)
+    for own, seeded in ((copied(state), copy.deepcopy(rng)), (state, rng)):
+        after = own
+        for rows in (few, batch):
+            after, report = method.step(after, rows, seeded)
+        ends.append((after.theta, report))
+    assert not np.shares_memory(ends[0][0], ends[1][0])
+    assert np.array_equal(ends[0][0], ends[1][0])
+    assert np.array_equal(ends[0][1], ends[1][1], equal_nan=True)
 
 
 def test_passes_in_shares(threads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
