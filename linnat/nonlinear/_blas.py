@@ -83,7 +83,7 @@ def add_product(left: Array, right: Array, out: Array, factor: float = 1.0, keep
 def _step(array: Array) -> int:
     """Return by how many numbers the rows lie apart; 0 where BLAS cannot take it as it lies."""
     (count, width), size = array.shape, array.itemsize
-    if width > 1 and array.strides[1] != size:
+    if not array.flags.aligned or (width > 1 and array.strides[1] != size):
         return 0
     step, rest = divmod(array.strides[0], size) if count > 1 else (width, 0)
     return step if 0 < width <= step and rest == 0 else 0

@@ -216,7 +216,8 @@ class _Helper:
 
     def __init__(self) -> None:
         self.todo: SimpleQueue[tuple[object, Callable[[], None]]] = SimpleQueue()
-        self.done: SimpleQueue[object] = SimpleQueue()
+        self.done: SimpleQueue[None] = SimpleQueue()
+        self.last: object = None  # of the jobs, by its ticket
         threading.Thread(target=self._serve, name="linnat", daemon=True).start()
 
     def _serve(self) -> None:
@@ -224,15 +225,18 @@ class _Helper:
             ticket, job = self.todo.get()
             job()
             del job  # nor does a thread that waits hold on to anybody's arrays
-            self.done.put(ticket)
+            self.last = ticket
+            self.done.put(None)
 
 
 def _await(helper: _Helper, ticket: object, failed: list[BaseException]) -> None:
     """Wait for a helper, come what may: until it has ended it works on arrays of ours."""
-    given: object = None
-    while given is not ticket:  # others are left from an interrupted call
+    while True:
         try:
-            given = helper.done.get()
+            # Looked at every time: an interrupt may come after a word has been taken from the queue.
+            while helper.last is not ticket:
+                helper.done.get()
+            return
         except KeyboardInterrupt as error:
             failed.append(error)
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -21,6 +23,7 @@ from linnat.nonlinear._pieces import Sum, Visit, make_piece, pieces, visit_piece
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.passes import Workspace
 
+PATIENCE = 0.05  # seconds, after which one looks again: whoever should ring may have been interrupted
 Found = TypeVar("Found")
 Back = Callable[[slice, Callable[[int], None]], Found]
 
@@ -71,7 +74,7 @@ def relay(
 
 
 class _Relay(Generic[Found]):
-    """What has been done, and what may be begun; a bell is rung when somebody may wait for it."""
+    """What has been done, and what may be begun; bells are rung for whoever waits for it."""
 
     def __init__(
         self,
@@ -98,7 +101,7 @@ class _Relay(Generic[Found]):
         # Where pieces lie that are not to be visited yet; alone, one has all rows back before the first piece.
         self._early = work.gradient if out is None and self.count > 1 else out
         self._failed = False
-        self._bell, self._waiting = threading.Condition(threading.Lock()), 0
+        self._lock, self._bells = threading.Lock(), deque[SimpleQueue[None]]()
         self._shares, self._under_way = deque(range(len(self._parts))), len(self._parts)
         self._missing = [len(self._parts)] * net.depth
         self._left = deque(range(len(self._pieces)))
@@ -110,64 +113,63 @@ class _Relay(Generic[Found]):
             for k in taken(self._shares):
                 self._rows(k)
             for k in taken(self._left):
-                self._wait_for(self._pieces[k].layer)
-                if self._failed or self.agreed is False:
+                if not self._wait_for(self._pieces[k].layer):
                     return
                 self._piece(k)
-            self._wait_for(None)
-            for k, flat in taken(self._kept) if self.agreed else ():
-                self._use(k, flat)
+            if self._wait_for(None):
+                for k, flat in taken(self._kept):
+                    self._use(k, flat)
         except BaseException:
             self._failed = True
             self._ring()
             raise
 
     def _rows(self, k: int) -> None:
+        if self._failed:
+            return
         self.found[k] = self._back(self._parts[k], self._told)
-        with self._bell:
+        with self._lock:
             self._under_way -= 1
             last = self._under_way == 0
         if last:
-            self.agreed = self._fine(self.found)
+            self.agreed = bool(self._fine(self.found))
             self._ring()
 
     def _told(self, layer: int) -> None:
-        with self._bell:
+        with self._lock:
             self._missing[layer] -= 1
         if self._missing[layer] == 0:
             self._ring()
 
-    def _wait_for(self, layer: int | None) -> None:
-        """Wait for the errors of a layer, or of all, or for a failure."""
-
-        def there() -> bool:
-            return (
-                self.agreed is not None or self._failed or (layer is not None and self._missing[layer] == 0)
-            )
-
-        if there():
-            return
-        with self._bell:
-            # Said before it looks again: whoever gets there in between sees somebody waiting.
-            self._waiting += 1
-            self._bell.wait_for(there)
-            self._waiting -= 1
+    def _wait_for(self, layer: int | None) -> bool:
+        """Wait for the errors of a layer, or of all; return False where nothing is to be done with them."""
+        while not self._failed:
+            if self.agreed is not None:
+                return self.agreed
+            if layer is not None and self._missing[layer] == 0:
+                return True
+            # Queues are C: no interrupt comes between their lock and its release, as it may in a condition.
+            bell: SimpleQueue[None] = SimpleQueue()
+            self._bells.append(bell)
+            if self.agreed is None and (layer is None or self._missing[layer] > 0) and not self._failed:
+                with suppress(Empty):
+                    bell.get(timeout=PATIENCE)
+        return False
 
     def _ring(self) -> None:
-        if self._waiting:
-            with self._bell:
-                self._bell.notify_all()
+        for bell in taken(self._bells):
+            bell.put(None)
 
     def _piece(self, k: int) -> None:
         """Make a piece, and use it if that is agreed."""
         piece, agreed = self._pieces[k], self.agreed
-        if self._sum is not None:
-            flat = self._sum.add_piece(self._work, piece, None if agreed else self._early)
-        else:
-            with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self._sum is not None:
+                flat = self._sum.add_piece(self._work, piece, None if agreed else self._early)
+            else:
                 flat = make_piece(self._work, piece, self._out if agreed else self._early)
-                if self._with_square:
-                    self.squares[k] = float(np.vdot(flat, flat))
+            if self._with_square:
+                self.squares[k] = float(np.vdot(flat, flat))
         if agreed:
             self._use(k, flat)
         else:

@@ -199,10 +199,10 @@ def _step(
         # A loss that explodes is told once, by `check_finite`, and not by warnings on the way.
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             signals = [_square(piece.inputs)]
-            outputs, last = run_forward(net, theta, x[part], piece), piece.errors[-1]
+            outputs, last = run_forward(net, theta, x[part], piece, quiet=True), piece.errors[-1]
             value = mean_loss(net.family, outputs, y[part], last) if with_loss else np.nan
             output_errors(net.family, outputs, y[part], last, scale / rows)
-            run_back(net, theta, piece, looked_at)
+            run_back(net, theta, piece, looked_at, quiet=True)
             # A bounded unit's signals need not be looked at: a NaN in them is one in the errors.
             for unit, h in zip(net.units[:-1], piece.hidden[:-1], strict=True):
                 signals.append(float(h.size) if unit.bounded else _square(h))

@@ -24,7 +24,7 @@ from linnat._checks import Array, as_rows, fail
 from linnat.nonlinear._crew import each, members, row_shares
 from linnat.nonlinear._pieces import pulled_back
 from linnat.nonlinear._rooms import room, side_by_side
-from linnat.nonlinear.activations import multiply_by_bend, multiply_by_slope
+from linnat.nonlinear.activations import activate, multiply_by_bend, multiply_by_slope
 from linnat.nonlinear.network import Network
 
 
@@ -89,9 +89,8 @@ class Workspace:
     def back(self, net: Network, theta: Array) -> None:
         """Run the last errors, derivatives with respect to the outputs, back through the network, in place."""
         count = members(2.0 * self.rows * net.n_parameters)
-        with np.errstate(under="ignore"):
-            parts = [self.part(rows) for rows in row_shares(self.rows, count)] if count > 1 else [self]
-            each([partial(run_back, net, theta, part) for part in parts], count)
+        parts = [self.part(rows) for rows in row_shares(self.rows, count)] if count > 1 else [self]
+        each([partial(run_back, net, theta, part) for part in parts], count)
 
     @property
     def outputs(self) -> Array:
@@ -165,29 +164,38 @@ def forward(net: Network, theta: Array, x: Array, work: Workspace) -> Array:
     array([[6.]])
     """
     count = members(2.0 * len(x) * net.n_parameters)
-    with np.errstate(over="ignore", under="ignore"):
-        if count == 1:
-            return run_forward(net, theta, x, work)
-        work.inputs = x
-        parts = row_shares(len(x), count)
-        each([partial(run_forward, net, theta, x[rows], work.part(rows)) for rows in parts], count)
+    if count == 1:
+        return run_forward(net, theta, x, work)
+    work.inputs = x
+    parts = row_shares(len(x), count)
+    each([partial(run_forward, net, theta, x[rows], work.part(rows)) for rows in parts], count)
     return work.outputs
 
 
-def run_forward(net: Network, theta: Array, x: Array, work: Workspace) -> Array:
-    """Do what `forward` does, in this thread, and as errors in floating-point arithmetic are treated there."""
+def run_forward(net: Network, theta: Array, x: Array, work: Workspace, *, quiet: bool = False) -> Array:
+    """Do what `forward` does, in this thread; `quiet` says that no overflow is reported anyway."""
     work.inputs = signal = x
-    for block, out, unit in zip(net.blocks(theta), work.hidden, net.units, strict=True):
+    for block, out, name, unit in zip(
+        net.blocks(theta), work.hidden, net.activations, net.units, strict=True
+    ):
         np.matmul(signal, block[:-1], out=out)
-        unit.run(out, block[-1])
+        if quiet:
+            unit.run(out, block[-1])
+        else:
+            activate(name, out, block[-1])
         signal = out
     return signal
 
 
 def run_back(
-    net: Network, theta: Array, work: Workspace, told: Callable[[int], None] = lambda layer: None
+    net: Network,
+    theta: Array,
+    work: Workspace,
+    told: Callable[[int], None] = lambda layer: None,
+    *,
+    quiet: bool = False,
 ) -> None:
-    """Do what `Workspace.back` does, in this thread.
+    """Do what `Workspace.back` does, in this thread; `quiet` as for `run_forward`.
 
     `told(i)` is called when the errors of layer i = L − 1 … 0 are there.
     """
@@ -196,7 +204,10 @@ def run_back(
         error = work.errors[i]
         if after is not None:
             _through(blocks[i + 1][:-1], after, error)
-        net.units[i].back(work.hidden[i], error)
+        if quiet:
+            net.units[i].back(work.hidden[i], error)
+        else:
+            multiply_by_slope(net.activations[i], work.hidden[i], error)
         told(i)
         after = error
 

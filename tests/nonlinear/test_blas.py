@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from linnat.nonlinear import _blas
 from linnat.nonlinear._blas import add_product, adds_products
+from linnat.nonlinear._crew import crew
 
 
 @pytest.fixture(params=["BLAS", "NumPy"])
@@ -103,9 +105,21 @@ def test_other_dtypes_and_read_only_sums(way: str) -> None:
     swapped = np.ones((2, 2), np.dtype(float).newbyteorder())
     add_product(np.ones((3, 2), swapped.dtype), np.ones((3, 2), swapped.dtype), swapped)
     assert np.array_equal(swapped, np.full((2, 2), 4.0))
-    swapped.flags.writeable = False
+    fixed = np.ones((2, 2))
+    fixed.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
-        add_product(np.ones((3, 2)), np.ones((3, 2)), swapped)
+        add_product(np.ones((3, 2)), np.ones((3, 2)), fixed)
+    assert np.array_equal(fixed, np.ones((2, 2)))
+
+
+def test_numbers_between_their_places(way: str, rng: np.random.Generator) -> None:
+    parts = []
+    for shape in ((20, 3), (20, 4), (3, 4)):
+        part = np.zeros(8 * shape[0] * shape[1] + 1, np.uint8)[1:].view(float).reshape(shape)
+        assert not part.flags.aligned
+        part[...] = rng.standard_normal(shape)
+        parts.append(part)
+    held(*parts, -0.7, 0.9)
 
 
 def test_only_a_library_that_is_known_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,14 +129,17 @@ def test_only_a_library_that_is_known_is_called(monkeypatch: pytest.MonkeyPatch)
         return _blas._gemm(np.dtype(float)) is not None
 
     functions = SimpleNamespace(cblas_dgemm64_=SimpleNamespace())
-    assert held(SimpleNamespace(internal_api="openblas", dynlib=functions))
-    assert not held(SimpleNamespace(internal_api="mkl", dynlib=functions))
-    # Without the suffix nobody knows how long its integers are.
-    assert not held(SimpleNamespace(internal_api="openblas", dynlib=SimpleNamespace(cblas_dgemm=functions)))
-    assert not held(None)
-    assert not adds_products(10, float)
-    monkeypatch.undo()
-    _blas._gemm.cache_clear()
+    try:
+        assert held(SimpleNamespace(internal_api="openblas", dynlib=functions))
+        assert not held(SimpleNamespace(internal_api="mkl", dynlib=functions))
+        # Without the suffix nobody knows how long its integers are.
+        short = SimpleNamespace(cblas_dgemm=functions)
+        assert not held(SimpleNamespace(internal_api="openblas", dynlib=short))
+        assert not held(None)
+        assert not adds_products(10, float)
+    finally:
+        monkeypatch.undo()
+        _blas._gemm.cache_clear()
 
 
 def test_others_go_on_meanwhile() -> None:
@@ -136,9 +153,10 @@ def test_others_go_on_meanwhile() -> None:
         done.set()
 
     thread = threading.Thread(target=multiply)
-    thread.start()
-    while not done.is_set():
-        seen.append(done.wait(0.001))
-    thread.join()
+    with crew(inf):  # one thread of BLAS
+        thread.start()
+        while not done.is_set():
+            seen.append(done.wait(0.001))
+        thread.join()
     assert len(seen) > 3  # a product of 7 · 10⁹ flops; a thread that holds the interpreter lets nobody count
     assert (out == size + 1.0).all()

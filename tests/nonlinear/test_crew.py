@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -208,13 +209,13 @@ def test_whoever_is_back_begins_with_the_layers_above(threads: Any, monkeypatch:
     value, square = step_gradient(net, theta, batch.x, batch.y, work, whole)
     back, make, made, visits, shares_back = output.run_back, _relay.make_piece, [], [], []
 
-    def late(net: Network, theta: Any, part: Workspace, told: Callable[[int], None]) -> None:
+    def late(net: Network, theta: Any, part: Workspace, told: Callable[[int], None], **how: Any) -> None:
         def slowly(layer: int) -> None:
             told(layer)
             if np.shares_memory(part.errors[0], work.errors[0][:1]):
                 time.sleep(0.03)
 
-        back(net, theta, part, slowly)
+        back(net, theta, part, slowly, **how)
         shares_back.append(1)
 
     def noted(work: Workspace, piece: Any, out: Any) -> Any:
@@ -298,13 +299,13 @@ def test_nothing_is_added_before_all_rows_are_back(
     step_gradient(net, theta, batch.x, batch.y, work, gradient)
     early, settle, wait = [], Sum.settle, _relay._Relay._wait_for
 
-    def late(net: Network, theta: Any, part: Workspace, told: Callable[[int], None]) -> None:
+    def late(net: Network, theta: Any, part: Workspace, told: Callable[[int], None], **how: Any) -> None:
         def slowly(layer: int) -> None:
             told(layer)
             if np.shares_memory(part.errors[0], work.errors[0][:1]):
                 time.sleep(0.01)
 
-        back(net, theta, part, slowly)
+        back(net, theta, part, slowly, **how)
 
     def settled(self: Sum, piece: Any, flat: Any) -> float:
         early.append(not np.shares_memory(flat, self.vector))
@@ -338,11 +339,11 @@ def test_a_share_that_fails_lets_nobody_wait(
     net, theta, batch = problem()
     work, back, seen = Workspace(net, ROWS), output.run_back, []
 
-    def fails(net: Network, theta: Any, part: Workspace, told: Callable[[int], None]) -> None:
+    def fails(net: Network, theta: Any, part: Workspace, told: Callable[[int], None], **how: Any) -> None:
         if np.shares_memory(part.errors[0], work.errors[0][:1]) == first:
             time.sleep(0.02)
             raise kind("of a share")
-        back(net, theta, part, told)
+        back(net, theta, part, told, **how)
 
     monkeypatch.setattr(output, "run_back", fails)
     for run in (step_through, step_gradient):
@@ -415,6 +416,52 @@ def test_bounded_units_are_bounded(name: str) -> None:
     with np.errstate(over="ignore"):
         activate(name, z)
     assert ACTIVATIONS[name].bounded == bool(np.abs(z).max() <= 1)
+
+
+@pytest.mark.parametrize("step", [1, 8])
+def test_shares_cover_everything_once(step: int) -> None:
+    for size in range(1, 300):
+        for count in range(1, 13):
+            parts = shares(size, count, step)
+            assert [k for part in parts for k in range(size)[part]] == list(range(size))
+            assert all(part.stop > part.start for part in parts)
+            assert len(parts) == min(count, size)
+            if size >= 4 * step * count:
+                assert all(part.start % step == 0 for part in parts)
+                assert max(p.stop - p.start for p in parts) - size / count < 2 * step
+
+
+def test_an_interrupt_that_comes_with_the_last_word_is_no_reason_to_wait() -> None:
+    helper, ticket, failed = SimpleNamespace(last=None), object(), list[BaseException]()
+
+    def get() -> None:
+        helper.last = ticket
+        raise KeyboardInterrupt  # the word has been taken from the queue, and another one will not come
+
+    helper.done = SimpleNamespace(get=get)
+    _crew._await(helper, ticket, failed)  # type: ignore[arg-type]
+    assert [type(error) for error in failed] == [KeyboardInterrupt]
+
+
+def test_a_sum_whose_gradient_is_not_finite_says_so_and_nothing_else(
+    threads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Early pieces are made of errors that nobody has looked at.
+    net, theta, batch = problem()
+    theta = theta.copy()
+    theta[-net.widths[-1] :] = np.inf
+    back = output.run_back
+
+    def late(net: Network, theta: Any, part: Workspace, told: Callable[[int], None], **how: Any) -> None:
+        back(net, theta, part, told, **how)
+        time.sleep(0.02 if part.inputs[0, 0] == batch.x[0, 0] else 0.0)
+
+    monkeypatch.setattr(output, "run_back", late)
+    before = theta.copy()
+    onto = Sum(theta, -1.0)
+    with np.errstate(all="raise"), pytest.raises(DivergenceError):
+        step_through(net, theta, batch.x, batch.y, Workspace(net, ROWS), onto, with_square=False)
+    assert np.array_equal(theta, before)
 
 
 def test_the_first_failure_is_raised_and_the_rest_is_done(threads: Any) -> None:
