@@ -55,19 +55,26 @@ def problem(unit: str = "logistic", rows: int = ROWS) -> tuple[Network, Any, Bat
 
 
 def peak(method: Any, unit: str, rows: int = ROWS) -> int:
-    """Return how many bytes were added at most during two updates, the fifth and sixth, that renew nothing."""
+    """Return how many bytes were added at most in two updates that renew nothing: the least of three pairs.
+
+    Chance decides which thread makes the largest piece of a gradient, and so when a room grows for the last time.
+    """
     net, theta, batch = problem(unit, rows)
     state, rng = method.init(net, theta), np.random.default_rng(1)
     for _ in range(4):
         state, _ = method.step(state, batch, rng)
+    found = []
     tracemalloc.start()
     try:
-        before = tracemalloc.get_traced_memory()[0]
-        for _ in range(2):
-            state, _ = method.step(state, batch, rng)
-        return tracemalloc.get_traced_memory()[1] - before
+        for _ in range(3):
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(2):
+                state, _ = method.step(state, batch, rng)
+            found.append(tracemalloc.get_traced_memory()[1] - before)
     finally:
         tracemalloc.stop()
+    return min(found)
 
 
 @pytest.fixture(params=[1, 2])
