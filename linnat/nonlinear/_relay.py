@@ -141,20 +141,22 @@ class _Relay(Generic[Found]):
         if self._missing[layer] == 0:
             self._ring()
 
+    def _answer(self, layer: int | None) -> bool | None:
+        """Return whether to go on with a layer's errors, or with all of them; None while that is open."""
+        if self._failed or self.agreed is not None:
+            return not self._failed and self.agreed
+        return True if layer is not None and self._missing[layer] == 0 else None
+
     def _wait_for(self, layer: int | None) -> bool:
         """Wait for the errors of a layer, or of all; return False where nothing is to be done with them."""
-        while not self._failed:
-            if self.agreed is not None:
-                return self.agreed
-            if layer is not None and self._missing[layer] == 0:
-                return True
+        while (answer := self._answer(layer)) is None:
             # Queues are C: no interrupt comes between their lock and its release, as it may in a condition.
             bell: SimpleQueue[None] = SimpleQueue()
             self._bells.append(bell)
-            if self.agreed is None and (layer is None or self._missing[layer] > 0) and not self._failed:
+            if self._answer(layer) is None:  # and not: since before the bell hung
                 with suppress(Empty):
                     bell.get(timeout=PATIENCE)
-        return False
+        return answer
 
     def _ring(self) -> None:
         for bell in taken(self._bells):

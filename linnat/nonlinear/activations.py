@@ -41,16 +41,6 @@ class Activation(NamedTuple):
     bend: Callable[[Array, Array, Array], None]
     bounded: bool = False
 
-    def run(self, z: Array, bias: Array) -> None:
-        """Overwrite the rows of z with φ(z + bias); exponentials may over- and underflow."""
-        for rows in row_blocks(z):
-            part = z[rows]
-            self.apply(part, bias, beside(part))
-
-    def back(self, h: Array, out: Array) -> None:
-        """Multiply `out` by φ'(z), where h = φ(z); products may underflow."""
-        _blockwise(self.slope, h, out)
-
 
 def _identity(z: Array, bias: Array, scratch: Array) -> None:
     z += bias
@@ -172,8 +162,11 @@ def activate(name: str, z: Array, bias: Array | None = None) -> None:
     >>> z
     array([[0.5, 0. ]])
     """
+    unit, row = ACTIVATIONS[name], np.zeros(z.shape[1], z.dtype) if bias is None else bias
     with np.errstate(over="ignore", under="ignore"):
-        ACTIVATIONS[name].run(z, np.zeros(z.shape[1], z.dtype) if bias is None else bias)
+        for rows in row_blocks(z):
+            part = z[rows]
+            unit.apply(part, row, beside(part))
 
 
 def multiply_by_slope(name: str, h: Array, out: Array) -> None:
@@ -186,8 +179,7 @@ def multiply_by_slope(name: str, h: Array, out: Array) -> None:
     >>> out
     array([[1.  , 0.75]])
     """
-    with np.errstate(under="ignore"):
-        ACTIVATIONS[name].back(h, out)
+    _blockwise(ACTIVATIONS[name].slope, h, out)
 
 
 def multiply_by_bend(name: str, h: Array, out: Array) -> None:
@@ -200,15 +192,15 @@ def multiply_by_bend(name: str, h: Array, out: Array) -> None:
     >>> out
     array([[0.     , 0.09375]])
     """
-    with np.errstate(under="ignore"):
-        _blockwise(ACTIVATIONS[name].bend, h, out)
+    _blockwise(ACTIVATIONS[name].bend, h, out)
 
 
 def _blockwise(function: Callable[[Array, Array, Array], None], h: Array, out: Array) -> None:
     if function is _one:
         return
-    for rows in row_blocks(h):
-        function(h[rows], out[rows], beside(h[rows]))
+    with np.errstate(under="ignore"):
+        for rows in row_blocks(h):
+            function(h[rows], out[rows], beside(h[rows]))
 
 
 def beside(part: Array) -> Array:

@@ -18,7 +18,7 @@ import numpy as np
 
 from linnat._checks import Array, as_count, as_float_array, as_matrix, as_rows, fail
 from linnat.families import Family, as_family
-from linnat.nonlinear.activations import ACTIVATIONS, Activation, as_activation
+from linnat.nonlinear.activations import as_activation
 
 
 @dataclass(frozen=True, init=False)
@@ -95,11 +95,6 @@ class Network:
     @cached_property
     def _places(self) -> tuple[tuple[slice, tuple[int, int]], ...]:
         return tuple((part, shape[::-1]) for part, shape in zip(self.slices, self.shapes, strict=True))
-
-    @cached_property
-    def units(self) -> tuple[Activation, ...]:
-        """The activations' functions."""
-        return tuple(ACTIVATIONS[name] for name in self.activations)
 
     def blocks(self, vector: Array) -> tuple[Array, ...]:
         """Return views T_i = [W_i b_i]ᵀ (…, n_{i−1} + 1, n_i) of a vector (…, P), C-ordered in its last two axes."""

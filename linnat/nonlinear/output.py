@@ -15,7 +15,7 @@ from linnat.families import Family, Gaussian
 from linnat.nonlinear._crew import walk
 from linnat.nonlinear._pieces import Sum, Visit, pulled_back
 from linnat.nonlinear._relay import relay
-from linnat.nonlinear.activations import BLOCK, beside, row_blocks
+from linnat.nonlinear.activations import ACTIVATIONS, BLOCK, beside, row_blocks
 from linnat.nonlinear.network import Network
 from linnat.nonlinear.passes import Workspace, run_back, run_forward
 
@@ -197,15 +197,15 @@ def _step(
             told(layer)
 
         # A loss that explodes is told once, by `check_finite`, and not by warnings on the way.
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             signals = [_square(piece.inputs)]
-            outputs, last = run_forward(net, theta, x[part], piece, quiet=True), piece.errors[-1]
+            outputs, last = run_forward(net, theta, x[part], piece), piece.errors[-1]
             value = mean_loss(net.family, outputs, y[part], last) if with_loss else np.nan
             output_errors(net.family, outputs, y[part], last, scale / rows)
-            run_back(net, theta, piece, looked_at, quiet=True)
+            run_back(net, theta, piece, looked_at)
             # A bounded unit's signals need not be looked at: a NaN in them is one in the errors.
-            for unit, h in zip(net.units[:-1], piece.hidden[:-1], strict=True):
-                signals.append(float(h.size) if unit.bounded else _square(h))
+            for name, h in zip(net.activations[:-1], piece.hidden[:-1], strict=True):
+                signals.append(float(h.size) if ACTIVATIONS[name].bounded else _square(h))
             return value * len(outputs), [*signals, *squares]
 
     def loss(found: list[tuple[float, list[float]]]) -> float:

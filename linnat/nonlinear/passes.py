@@ -172,44 +172,29 @@ def forward(net: Network, theta: Array, x: Array, work: Workspace) -> Array:
     return work.outputs
 
 
-def run_forward(net: Network, theta: Array, x: Array, work: Workspace, *, quiet: bool = False) -> Array:
-    """Do what `forward` does, in this thread; `quiet` says that no overflow is reported anyway."""
+def run_forward(net: Network, theta: Array, x: Array, work: Workspace) -> Array:
+    """Do what `forward` does, in this thread."""
     work.inputs = signal = x
-    for block, out, name, unit in zip(
-        net.blocks(theta), work.hidden, net.activations, net.units, strict=True
-    ):
+    for block, out, name in zip(net.blocks(theta), work.hidden, net.activations, strict=True):
         np.matmul(signal, block[:-1], out=out)
-        if quiet:
-            unit.run(out, block[-1])
-        else:
-            activate(name, out, block[-1])
+        activate(name, out, block[-1])
         signal = out
     return signal
 
 
 def run_back(
-    net: Network,
-    theta: Array,
-    work: Workspace,
-    told: Callable[[int], None] = lambda layer: None,
-    *,
-    quiet: bool = False,
+    net: Network, theta: Array, work: Workspace, told: Callable[[int], None] = lambda layer: None
 ) -> None:
-    """Do what `Workspace.back` does, in this thread; `quiet` as for `run_forward`.
+    """Do what `Workspace.back` does, in this thread.
 
     `told(i)` is called when the errors of layer i = L − 1 … 0 are there.
     """
-    blocks, after = net.blocks(theta), None
+    blocks = net.blocks(theta)
     for i in range(net.depth - 1, -1, -1):
-        error = work.errors[i]
-        if after is not None:
-            _through(blocks[i + 1][:-1], after, error)
-        if quiet:
-            net.units[i].back(work.hidden[i], error)
-        else:
-            multiply_by_slope(net.activations[i], work.hidden[i], error)
+        if i < net.depth - 1:
+            _through(blocks[i + 1][:-1], work.errors[i + 1], work.errors[i])
+        multiply_by_slope(net.activations[i], work.hidden[i], work.errors[i])
         told(i)
-        after = error
 
 
 def backward(net: Network, theta: Array, work: Workspace, cotangents: Array) -> None:

@@ -62,6 +62,23 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_crew, "WORTH", np.inf)
 
 
+def delay_a_share(monkeypatch: pytest.MonkeyPatch, work: Workspace, seconds: float) -> list[int]:
+    """Have the share with the first row wait after each layer on its way back; return a list of those that are back."""
+    back, done = output.run_back, list[int]()
+
+    def late(net: Network, theta: Any, part: Workspace, told: Callable[[int], None]) -> None:
+        def slowly(layer: int) -> None:
+            told(layer)
+            if np.shares_memory(part.errors[0], work.errors[0][:1]):
+                time.sleep(seconds)
+
+        back(net, theta, part, slowly)
+        done.append(1)
+
+    monkeypatch.setattr(output, "run_back", late)
+    return done
+
+
 METHODS: dict[str, Callable[[], Any]] = {
     "descent": lambda: GradientDescent(0.1),
     "momentum": lambda: GradientDescent(0.1, 0.9),
@@ -207,16 +224,8 @@ def test_whoever_is_back_begins_with_the_layers_above(threads: Any, monkeypatch:
     net, theta, batch = problem()
     whole, found, work = np.empty_like(theta), np.full_like(theta, np.nan), Workspace(net, ROWS)
     value, square = step_gradient(net, theta, batch.x, batch.y, work, whole)
-    back, make, made, visits, shares_back = output.run_back, _relay.make_piece, [], [], []
-
-    def late(net: Network, theta: Any, part: Workspace, told: Callable[[int], None], **how: Any) -> None:
-        def slowly(layer: int) -> None:
-            told(layer)
-            if np.shares_memory(part.errors[0], work.errors[0][:1]):
-                time.sleep(0.03)
-
-        back(net, theta, part, slowly, **how)
-        shares_back.append(1)
+    make, made, visits = _relay.make_piece, [], []
+    shares_back = delay_a_share(monkeypatch, work, 0.03)
 
     def noted(work: Workspace, piece: Any, out: Any) -> Any:
         made.append((piece.layer, len(shares_back)))
@@ -228,7 +237,6 @@ def test_whoever_is_back_begins_with_the_layers_above(threads: Any, monkeypatch:
         piece[...] = np.nan
         return 1.0
 
-    monkeypatch.setattr(output, "run_back", late)
     monkeypatch.setattr(_relay, "make_piece", noted)
     told = step_through(net, theta, batch.x, batch.y, work, visit)
     assert any(count == 2 for _, count in made)  # one of three shares is late, and nobody waits for it
@@ -295,17 +303,9 @@ def test_nothing_is_added_before_all_rows_are_back(
 ) -> None:
     # θ itself is what is added to, and slower shares still run back through it.
     net, theta, batch = problem()
-    work, gradient, back, found = Workspace(net, ROWS), np.empty_like(theta), output.run_back, []
+    work, gradient, found = Workspace(net, ROWS), np.empty_like(theta), []
     step_gradient(net, theta, batch.x, batch.y, work, gradient)
     early, settle, wait = [], Sum.settle, _relay._Relay._wait_for
-
-    def late(net: Network, theta: Any, part: Workspace, told: Callable[[int], None], **how: Any) -> None:
-        def slowly(layer: int) -> None:
-            told(layer)
-            if np.shares_memory(part.errors[0], work.errors[0][:1]):
-                time.sleep(0.01)
-
-        back(net, theta, part, slowly, **how)
 
     def settled(self: Sum, piece: Any, flat: Any) -> float:
         early.append(not np.shares_memory(flat, self.vector))
@@ -322,7 +322,7 @@ def test_nothing_is_added_before_all_rows_are_back(
     found.append(added())
     assert not any(early)
     monkeypatch.setattr(_relay._Relay, "_wait_for", wait)
-    monkeypatch.setattr(output, "run_back", late)
+    delay_a_share(monkeypatch, work, 0.01)
     found.append(added())
     assert any(early) == (adder == "BLAS")
     most = tolerances.product(float, 60) * np.abs(theta).max()
@@ -339,11 +339,11 @@ def test_a_share_that_fails_lets_nobody_wait(
     net, theta, batch = problem()
     work, back, seen = Workspace(net, ROWS), output.run_back, []
 
-    def fails(net: Network, theta: Any, part: Workspace, told: Callable[[int], None], **how: Any) -> None:
+    def fails(net: Network, theta: Any, part: Workspace, told: Callable[[int], None]) -> None:
         if np.shares_memory(part.errors[0], work.errors[0][:1]) == first:
             time.sleep(0.02)
             raise kind("of a share")
-        back(net, theta, part, told, **how)
+        back(net, theta, part, told)
 
     monkeypatch.setattr(output, "run_back", fails)
     for run in (step_through, step_gradient):
@@ -447,22 +447,17 @@ def test_a_sum_whose_gradient_is_not_finite_says_so_and_nothing_else(
     threads: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Early pieces are made of errors that nobody has looked at: here sums of both infinities.
-    net, back, made = Network((1, 4), family="gaussian"), output.run_back, []
+    net, made = Network((1, 4), family="gaussian"), []
     theta, add = np.full(8, 1e300), Sum.add_piece
     x = np.where(np.arange(40) % 2, 1e20, -1e20)[:, None]
-
-    def late(net: Network, theta: Any, part: Workspace, told: Callable[[int], None], **how: Any) -> None:
-        back(net, theta, part, told, **how)
-        if np.shares_memory(part.errors[0], given[2].errors[0][:1]):
-            time.sleep(0.03)
 
     def noted(self: Sum, work: Workspace, piece: Any, beside: Any) -> Any:
         made.append(beside is not None)
         return add(self, work, piece, beside)
 
-    monkeypatch.setattr(output, "run_back", late)
     monkeypatch.setattr(Sum, "add_piece", noted)
     before, given = theta.copy(), (x, np.zeros((40, 4)), Workspace(net, 40))
+    delay_a_share(monkeypatch, given[2], 0.03)
     onto = Sum(theta, -1.0)
     with np.errstate(all="raise"), pytest.raises(DivergenceError):
         step_through(net, theta, *given, onto, with_square=False)
